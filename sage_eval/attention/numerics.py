@@ -1,0 +1,210 @@
+"""SageAttention in plain PyTorch: the definition that every kernel is tested against.
+
+Numerics of SageAttention 1 (Zhang et al., arXiv:2410.02367, the per-block variant that sageattention 1.0.6 ships):
+
+1. K is shifted by its mean over the sequence, in fp32. A shift common to all keys moves every logit of a query by the
+   same amount, which softmax does not see, so nothing has to be undone.
+2. Q times softmax scale times log2(e), in blocks of 128 rows counted from the first new token, and K, in blocks of 64
+   keys counted from key 0, become integers per head and block: `scale = max|x| / 127`, `code = x / scale` rounded half
+   away from zero. An all-zero block keeps a tiny positive scale and so stays finite.
+3. `S = codes_q · codes_k × scale_q × scale_k`; softmax is online over the key blocks, in base 2 and fp32.
+4. P and V are fp16, their product over one block of 64 keys is an fp16 number, and blocks are summed in fp32. V is
+   scaled down by a power of two, per head, where a block's sum could leave fp16's range.
+
+The variant `int8-fp8` (in the manner of SageAttention 2, arXiv:2411.10958) has P in e4m3 scaled by 256 and V in e4m3
+with one scale a channel. Hopper's matrix units sum FP8 products with about 14 significant bits: after every 32 keys
+(one instruction) the running sum is cut to 13 fraction bits here, and after 64 keys it is promoted to fp32. What the
+hardware does within an instruction is not modelled.
+
+Nothing here is tuned for a GPU, but a CPU engine runs on it: one loop, over groups of key blocks, all heads and all
+query rows that see them at once. Integer codes are multiplied as fp32, exactly (127 · 127 · 128 < 2^24).
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad as zero_pad
+
+if TYPE_CHECKING:
+    from sage_eval.attention.settings import Smoothing, Variant
+
+QUERY_BLOCK = 128
+KEY_BLOCK = 64
+LOG2_E = math.log2(math.e)
+FP8_MAX = 448.0
+FP8_P_SCALE = 256.0  # a power of two: P in [0, 1] uses e4m3's range without another rounding
+_BITS = {"int8-fp16": 8, "int8-fp8": 8, "int4-fp16": 4}
+_GROUP_ELEMENTS = 1 << 19  # logits held at once; small enough for a cache, large enough to hide Python
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    variant: "Variant" = "int8-fp16",
+    smooth_k: "Smoothing" = "sequence",
+    causal: bool = True,
+    k_shift: Tensor | None = None,
+) -> Tensor:
+    """Attention of one sequence.
+
+    Args:
+        q: queries of the new tokens, [Tq, Hq, D], any floating dtype.
+        k: keys of the whole sequence (prefix and new tokens), [Tk, Hkv, D]; Hq is a multiple of Hkv (GQA).
+        v: values, like `k`.
+        scale: softmax scale, usually D ** -0.5.
+        variant: "exact" (nothing quantised, fp32), "int8-fp16", "int8-fp8" or "int4-fp16".
+        smooth_k: what K is shifted by: its own mean, `k_shift`, or nothing.
+        causal: query i sees keys 0 … Tk - Tq + i (aligned to the end, as a cached prefix needs); else all keys.
+        k_shift: [Hkv, D], for smooth_k="static".
+
+    Returns:
+        [Tq, Hq, D] in q's dtype.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown variant or smoothing, or a missing `k_shift`.
+    """
+    _check(q, k, v, variant, causal)
+    (tq, hq, dim), (tk, hkv, _) = q.shape, k.shape
+    key_blocks = -(-tk // KEY_BLOCK)
+    pad = key_blocks * KEY_BLOCK - tk
+
+    if variant == "exact":
+        q_rows, k_cols = q.float() * (scale * LOG2_E), k.float()
+        q_scales = q_rows.new_ones(tq, hq)
+        k_scales = q_rows.new_ones(key_blocks, hkv)
+    else:
+        bits = _BITS[variant]
+        q_rows, q_scales = quantise_q(q, scale, bits)
+        k_cols, k_scales = quantise_k(k, _shift(k, smooth_k, k_shift), bits)
+        q_scales = q_scales.repeat_interleave(QUERY_BLOCK, 0)[:tq]
+    v_rows, v_scale = _value_operand(v, variant)
+
+    # Rows (query, head of the group), so that "all rows from query r on" is a view that one batched product takes.
+    group = hq // hkv
+    q_rows = q_rows.float().view(tq, hkv, group, dim).transpose(0, 1).reshape(hkv, tq * group, dim)
+    q_scales = q_scales.view(tq, hkv, group).transpose(0, 1).reshape(hkv, tq * group, 1, 1)
+    k_cols = zero_pad(k_cols.float(), (0, 0, 0, 0, 0, pad)).permute(1, 2, 0).contiguous()  # [Hkv, D, keys]
+    v_rows = zero_pad(v_rows, (0, 0, 0, 0, 0, pad)).transpose(0, 1).reshape(hkv, key_blocks, KEY_BLOCK, dim)
+    last_key = torch.arange(tk - tq, tk) if causal else torch.full((tq,), tk - 1)
+    last_key = last_key.to(q.device)
+
+    acc = q_rows.new_zeros(hkv, tq * group, dim)
+    total = q_rows.new_zeros(hkv, tq * group)
+    peak = q_rows.new_full((hkv, tq * group), -math.inf)
+    step = max(1, _GROUP_ELEMENTS // (hq * tq * KEY_BLOCK))
+    for b0 in range(0, key_blocks, step):
+        b1 = min(b0 + step, key_blocks)
+        first = max(0, b0 * KEY_BLOCK - (tk - tq)) if causal else 0  # earlier queries see none of these keys
+        rows = slice(first * group, None)
+        keys = slice(b0 * KEY_BLOCK, b1 * KEY_BLOCK)
+
+        s = torch.bmm(q_rows[:, rows], k_cols[:, :, keys]).view(hkv, -1, b1 - b0, KEY_BLOCK)
+        if variant != "exact":
+            s *= q_scales[:, rows] * k_scales[b0:b1].T.reshape(hkv, 1, -1, 1)
+        _mask(s, last_key[first:], keys, group)
+
+        # The running maximum block by block, and what each block weighs once the group's last maximum is known.
+        old_peak = peak[:, rows, None]
+        peaks = torch.cummax(torch.cat([old_peak, s.amax(-1)], -1), -1).values
+        p = s.sub_(peaks[:, :, 1:, None]).exp2_()
+        weights = torch.exp2(peaks - peaks[:, :, -1:])
+        out = _block_products(p, v_rows[:, b0:b1], variant)  # [Hkv, blocks, rows, D]
+        sums = torch.cat([total[:, rows, None], p.sum(-1)], -1)
+        total[:, rows] = (weights * sums).sum(-1)
+        acc[:, rows] *= weights[:, :, :1]
+        acc[:, rows] += (out * weights[:, :, 1:].transpose(1, 2).unsqueeze(-1)).sum(1) if b1 - b0 > 1 else out[:, 0]
+        peak[:, rows] = peaks[:, :, -1]
+
+    out = acc.div_(total.unsqueeze(-1)).mul_(v_scale.unsqueeze(1))
+    return out.view(hkv, tq, group, dim).transpose(0, 1).reshape(tq, hq, dim).to(q.dtype)
+
+
+def quantise_q(q: Tensor, scale: float, bits: int = 8) -> tuple[Tensor, Tensor]:
+    """Codes of q · scale · log2(e) per head and 128 rows: q [T, H, D] → int8 [T, H, D], fp32 scales [⌈T/128⌉, H]."""
+    return _quantise(q.float() * (scale * LOG2_E), QUERY_BLOCK, bits)
+
+
+def quantise_k(k: Tensor, shift: Tensor | None, bits: int = 8) -> tuple[Tensor, Tensor]:
+    """Codes of k - shift per head and 64 keys: k [T, H, D], shift [H, D] → int8 [T, H, D], fp32 scales [⌈T/64⌉, H]."""
+    return _quantise(k.float() if shift is None else k.float() - shift.float(), KEY_BLOCK, bits)
+
+
+def _quantise(x: Tensor, block: int, bits: int) -> tuple[Tensor, Tensor]:
+    top = 2 ** (bits - 1) - 1
+    length, heads, dim = x.shape
+    blocks = zero_pad(x, (0, 0, 0, 0, 0, -length % block)).view(-1, block, heads, dim)
+    scales = (blocks.abs().amax((1, 3)) / top).clamp_min(torch.finfo(torch.float32).tiny)
+    ratio = blocks / scales[:, None, :, None]
+    codes = (ratio + torch.copysign(ratio.new_tensor(0.5), ratio)).to(torch.int8)  # the conversion truncates
+    return codes.view(-1, heads, dim)[:length], scales
+
+
+def _shift(k: Tensor, smooth_k: "Smoothing", k_shift: Tensor | None) -> Tensor | None:
+    if smooth_k == "sequence":
+        return k.float().mean(0)
+    if smooth_k == "off":
+        return None
+    if smooth_k != "static":
+        raise ValueError(f"smooth_k={smooth_k!r} is not one of sequence, static, off")
+    if k_shift is None:
+        raise ValueError("smooth_k='static' needs k_shift [Hkv, D]: pass one, or use smooth_k='sequence'")
+    if k_shift.shape != k.shape[1:]:
+        raise ValueError(f"k_shift has shape {tuple(k_shift.shape)}, K's heads are {tuple(k.shape[1:])}")
+    return k_shift
+
+
+def _value_operand(v: Tensor, variant: "Variant") -> tuple[Tensor, Tensor]:
+    """V as the matrix unit sees it (in fp32), and what the output is multiplied by, [Hkv, 1 or D]."""
+    v = v.float()
+    if variant == "exact":
+        return v, v.new_ones(v.shape[1], 1)
+    if variant == "int8-fp8":
+        scale = (v.abs().amax(0) / FP8_MAX).clamp_min(torch.finfo(torch.float32).tiny)
+        return (v / scale).to(torch.float8_e4m3fn).float(), scale / FP8_P_SCALE
+    # |V| <= 512 keeps the sum of 64 products with P <= 1 inside fp16 (65,504); a power of two rounds nothing.
+    exponent = torch.frexp(v.abs().amax((0, 2))).exponent.sub(9).clamp_min(0)
+    scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent).unsqueeze(-1)
+    return (v / scale).half().float(), scale
+
+
+def _mask(s: Tensor, last_key: Tensor, keys: slice, group: int) -> None:
+    """Set the logits of keys after each query's last one to -inf; s is [Hkv, queries · group, blocks, 64]."""
+    rows = int((last_key < keys.stop - 1).sum())  # last_key ascends: only the first rows can be cut
+    if rows:
+        hidden = torch.arange(keys.start, keys.stop, device=s.device) > last_key[:rows, None]
+        s[:, : rows * group].view(len(s), rows, group, *s.shape[2:]).masked_fill_(
+            hidden.view(1, rows, 1, *s.shape[2:]), -math.inf
+        )
+
+
+def _block_products(p: Tensor, v: Tensor, variant: "Variant") -> Tensor:
+    """P · V a key block, as the matrix unit rounds it: p [Hkv, rows, B, 64], v [Hkv, B, 64, D] → [Hkv, B, rows, D]."""
+    p = p.transpose(1, 2)
+    if variant == "exact":
+        return p @ v
+    if variant == "int8-fp8":
+        p = (p * FP8_P_SCALE).to(torch.float8_e4m3fn).float()
+        half = KEY_BLOCK // 2
+        first = _cut(p[..., :half] @ v[..., :half, :])
+        return _cut(first + p[..., half:] @ v[..., half:, :])
+    return (p.half().float() @ v).half().float()
+
+
+def _cut(x: Tensor) -> Tensor:
+    """Drop all but 13 fraction bits of fp32, toward zero."""
+    return (x.contiguous().view(torch.int32) & ~0x3FF).view(torch.float32)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, variant: str, causal: bool) -> None:
+    if variant != "exact" and variant not in _BITS:
+        raise ValueError(f"variant={variant!r} is not one of exact, {', '.join(_BITS)}")
+    if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or q.shape[2] != k.shape[2] or q.shape[1] % k.shape[1]:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
+        raise ValueError(f"q [Tq, Hq, D] and k, v [Tk, Hkv, D] with Hq a multiple of Hkv are needed, not {shapes}")
+    if not len(q) or (len(k) < len(q) if causal else not len(k)):
+        raise ValueError(f"{len(q)} queries and {len(k)} keys: causal attention needs at least as many keys")
