@@ -26,6 +26,8 @@ class Estimate:
 
     `se`, `low` and `high` are None where no honest interval exists; `method` then begins with "too few".
     `units` counts what is independent (items, or clusters), `p` is the two-sided p-value of "the true value is zero".
+    `df` (Student's t) or `counts` (effective numbers gained, lost and n of a score interval) let the same evidence be
+    read at another level without its data: see `equivalence.at_level`.
     """
 
     value: float
@@ -37,6 +39,8 @@ class Estimate:
     level: float = 0.95
     units: int = 0
     p: float | None = None
+    df: float | None = None
+    counts: tuple[float, float, float] | None = None
 
     @property
     def half_width(self) -> float | None:
@@ -89,7 +93,7 @@ def linearised_variance(
     V = Σ_h C_h/(C_h − 1) · Σ_{c∈h} (t_c − t̄_h)² / (Σx)², t_c the residual total of unit c, h the strata. Without strata
     and clusters this is s²/n; with clusters it is Miller's clustered error (arXiv:2411.00640 eq. 4) with the usual
     C/(C − 1) correction; in general the "ultimate cluster" estimator (Särndal et al. 1992 §5.6; Binder 1983). Strata of
-    a single unit cannot show their spread and are pooled into one. ValueError where a cluster lies in two strata.
+    a single unit cannot show their spread and are pooled. ValueError where a cluster lies in two strata.
     """
     totals, units = residuals, residuals.size
     group, groups = (np.zeros(units, np.int64), 1) if strata is None else codes(strata)
@@ -103,7 +107,8 @@ def linearised_variance(
         group = unit_group
     size = np.bincount(group, minlength=groups)
     if groups > 1 and (size == 1).any():
-        group = np.where(size[group] == 1, groups, group)
+        home = groups if (size == 1).sum() > 1 else int(size.argmax())
+        group = np.where(size[group] == 1, home, group)
         groups += 1
         size = np.bincount(group, minlength=groups)
     usable = size > 1
@@ -122,4 +127,4 @@ def t_interval(value: float, variance: float, df: float, units: int, n: int, lev
     se = float(np.sqrt(variance))
     reach = float(stats.t.ppf((1 + level) / 2, df)) * se
     p = 2 * float(stats.t.sf(abs(value) / se, df)) if se > 0 else (1.0 if value == 0 else 0.0)
-    return Estimate(value, se, value - reach, value + reach, n, method, level, units, p)
+    return Estimate(value, se, value - reach, value + reach, n, method, level, units, p, df)

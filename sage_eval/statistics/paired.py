@@ -3,23 +3,33 @@
     >>> paired_difference([1, 0, 1, 1] * 100, [1, 0, 1, 1] * 100).method
     'Tango score'
 
-Binary metrics get Tango's score interval, everything else Student's t on the paired differences (Miller,
-arXiv:2411.00640 §4). `clusters` names the unit that is independent (the document a token stands in), `strata` the fixed
-groups of the design (MMLU's subjects). All take [n] arrays and raise ValueError on NaN, wrong shapes, unequal lengths.
+Binary metrics get score intervals (Wilson for one arm, Tango for a difference), everything else Student's t on the
+paired differences (Miller, arXiv:2411.00640 §4). `clusters` names the unit that is independent (the document a token
+stands in), `strata` the fixed groups of the design (MMLU's subjects). All take [n] arrays and raise ValueError on NaN,
+wrong shapes and unequal lengths.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from .estimate import Estimate, Floats, column, linearised_variance, same_length, t_interval
-from .proportions import Flips, flips, mcnemar_exact, tango_interval
+from .proportions import Flips, flips, mcnemar_exact, tango_interval, tango_statistic, wilson
 
-__all__ = ["Estimate", "Flips", "flips", "mean", "paired_difference", "paired_ratio_difference", "ratio_of_sums"]
+__all__ = [
+    "Estimate",
+    "Flips",
+    "flips",
+    "mean",
+    "paired_difference",
+    "paired_ratio_difference",
+    "ratio_of_sums",
+    "recovery",
+]
 
 Labels = npt.ArrayLike | None
 
@@ -34,6 +44,14 @@ def _check_labels(n: int, clusters: Labels, strata: Labels) -> None:
             raise ValueError(f"{name}: want one label for each of the {n} items, got {np.shape(np.asarray(labels))}")
 
 
+def _is_binary(values: Floats) -> bool:
+    return bool(((values == 0) | (values == 1)).all())
+
+
+def _design_effect(variance: float, simple: float) -> float:
+    return variance / simple if variance > 0 and simple > 0 else 1.0
+
+
 def _ratio(y: Floats, x: Floats, clusters: Labels, strata: Labels, level: float, method: str) -> Estimate:
     _check_labels(y.size, clusters, strata)
     total = float(x.sum())
@@ -45,9 +63,18 @@ def _ratio(y: Floats, x: Floats, clusters: Labels, strata: Labels, level: float,
 
 
 def mean(x: npt.ArrayLike, *, clusters: Labels = None, strata: Labels = None, level: float = 0.95) -> Estimate:
-    """Mean of x, [n], in its units, with Student's t interval (Miller, arXiv:2411.00640 §2)."""
+    """Mean of x, [n], in its units: Student's t interval (Miller, arXiv:2411.00640 §2), Wilson's for 0 and 1.
+
+    Clusters and strata enter Wilson's interval through the effective n (Korn & Graubard 1998): see `paired_difference`.
+    """
     values = column(x, "x")
-    return _ratio(values, np.ones_like(values), clusters, strata, level, "t")
+    plain = _ratio(values, np.ones_like(values), clusters, strata, level, "t")
+    if plain.se is None or not _is_binary(values):
+        return plain
+    simple = plain.value * (1 - plain.value) / (plain.n - 1)
+    size = plain.n / _design_effect(plain.se**2, simple)
+    low, high = wilson(plain.value * size, size, level)
+    return replace(plain, low=low, high=high, p=None, df=None, method=_name("Wilson score", clusters, strata))
 
 
 def paired_difference(
@@ -67,18 +94,19 @@ def paired_difference(
     base, cand = column(baseline, "baseline"), column(candidate, "candidate")
     same_length(baseline=base, candidate=cand)
     plain = _ratio(cand - base, np.ones_like(base), clusters, strata, level, "paired t")
-    if plain.se is None or not (np.isin(base, (0, 1)).all() and np.isin(cand, (0, 1)).all()):
+    if plain.se is None or not (_is_binary(base) and _is_binary(cand)):
         return plain
     table = flips(base, cand)
     simple = ((table.lost + table.gained) - (table.gained - table.lost) ** 2 / table.n) / (table.n * (table.n - 1))
-    effect = plain.se**2 / simple if simple > 0 and plain.se > 0 else 1.0
-    low, high = tango_interval(table.gained / effect, table.lost / effect, table.n / effect, level)
+    designed = clusters is not None or strata is not None
+    effect = _design_effect(plain.se**2, simple) if designed else 1.0
+    counts = (table.gained / effect, table.lost / effect, table.n / effect)
+    low, high = tango_interval(*counts, level)
     p = mcnemar_exact(table.lost, table.gained)
-    if clusters is not None or strata is not None:
-        discordant = (table.lost + table.gained) / effect
-        p = math.erfc(abs(table.gained - table.lost) / effect / math.sqrt(2 * discordant)) if discordant else 1.0
+    if designed:
+        p = 2 * float(stats.norm.sf(abs(tango_statistic(*counts, 0.0))))
     method = _name("Tango score", clusters, strata)
-    return replace(plain, low=float(low), high=float(high), p=p, method=method)
+    return replace(plain, low=float(low), high=float(high), p=p, method=method, df=None, counts=counts)
 
 
 def ratio_of_sums(
@@ -109,3 +137,12 @@ def paired_ratio_difference(
     base, cand, x = column(base_num, "base_num"), column(cand_num, "cand_num"), column(denominator, "denominator")
     same_length(base_num=base, cand_num=cand, denominator=x)
     return _ratio(cand - base, x, clusters, None, level, "paired ratio t")
+
+
+def recovery(
+    baseline: npt.ArrayLike, candidate: npt.ArrayLike, *, clusters: Labels = None, level: float = 0.95
+) -> Estimate:
+    """Candidate's score as a percentage of the baseline's, each [n] and at least zero (arXiv:2411.02355 §3), paired."""
+    base, cand = column(baseline, "baseline"), column(candidate, "candidate")
+    same_length(baseline=base, candidate=cand)
+    return replace(_ratio(100 * cand, base, clusters, None, level, "ratio t"), p=None)

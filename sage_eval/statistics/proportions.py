@@ -6,6 +6,7 @@ none; Tango's score interval then still reaches ±z²/(n + z²), about ±3.8/n a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,33 +79,48 @@ def mcnemar_exact(lost: int, gained: int) -> float:
     return float(stats.binomtest(lost, discordant).pvalue) if discordant else 1.0
 
 
+def tango_statistic(gained: npt.ArrayLike, lost: npt.ArrayLike, n: npt.ArrayLike, delta: npt.ArrayLike) -> Floats:
+    """Score statistic of the hypothesis "the difference is delta", standard normal under it; arguments broadcast.
+
+    T(Δ) = (b − c − nΔ) / √(n(2q + Δ(1 − Δ))), q the restricted maximum-likelihood estimate of P(lost) under Δ:
+    q = (√(B² − 4AC) − B)/2A, A = 2n, B = −b − c + (2n − b + c)Δ, C = −cΔ(1 − Δ) (Tango, Statistics in Medicine 17:891,
+    1998). Counts need not be whole: effective counts are fine.
+    """
+    b, c, size, at = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (gained, lost, n, delta)))
+    linear = -b - c + (2 * size - b + c) * at
+    q = (np.sqrt(np.maximum(linear**2 + 8 * size * c * at * (1 - at), 0)) - linear) / (4 * size)
+    variance = size * (2 * q + at * (1 - at))
+    gap = b - c - size * at
+    huge = np.where(gap == 0, 0.0, np.copysign(np.inf, gap))
+    return np.asarray(np.divide(gap, np.sqrt(np.maximum(variance, 0)), out=huge, where=variance > 0), dtype=np.float64)
+
+
 def tango_interval(
     gained: npt.ArrayLike, lost: npt.ArrayLike, n: npt.ArrayLike, level: float = 0.95
 ) -> tuple[Floats, Floats]:
     """Score interval for the difference of paired proportions (gained − lost)/n; arguments broadcast.
 
-    Inverts T(Δ) = (b − c − nΔ) / √(n(2q + Δ(1 − Δ))), q the restricted maximum-likelihood estimate of P(lost) under Δ:
-    q = (√(B² − 4AC) − B)/2A, A = 2n, B = −b − c + (2n − b + c)Δ, C = −cΔ(1 − Δ) (Tango, Statistics in Medicine 17:891,
-    1998, eq. 13). T falls in Δ, so both ends come from bisection. Counts need not be whole: effective counts are fine.
+    All Δ with |T(Δ)| ≤ z (Tango 1998). T falls in Δ, so both ends come from bisection.
     """
     b, c, size = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (gained, lost, n)))
     z = float(stats.norm.ppf((1 + level) / 2))
     point = (b - c) / size
 
-    def statistic(delta: Floats) -> Floats:
-        linear = -b - c + (2 * size - b + c) * delta
-        q = (np.sqrt(np.maximum(linear**2 + 8 * size * c * delta * (1 - delta), 0)) - linear) / (4 * size)
-        variance = size * (2 * q + delta * (1 - delta))
-        gap = b - c - size * delta
-        huge = np.where(gap == 0, 0.0, np.copysign(np.inf, gap))
-        return np.asarray(np.divide(gap, np.sqrt(np.maximum(variance, 0)), out=huge, where=variance > 0))
-
-    def end(outer: float, target: float) -> Floats:
+    def end(outer: float) -> Floats:
         inside, outside = point.copy(), np.full_like(point, outer)
         for _ in range(60):
             middle = (inside + outside) / 2
-            reached = np.abs(statistic(middle)) <= target
+            reached = np.abs(tango_statistic(b, c, size, middle)) <= z
             inside, outside = np.where(reached, middle, inside), np.where(reached, outside, middle)
         return inside
 
-    return end(-1.0, z), end(1.0, z)
+    return end(-1.0), end(1.0)
+
+
+def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for one proportion (Wilson 1927); effective counts are fine."""
+    z = float(stats.norm.ppf((1 + level) / 2))
+    rate, shrink = successes / n, 1 + z * z / n
+    middle = (rate + z * z / (2 * n)) / shrink
+    reach = z * math.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2) / shrink
+    return max(middle - reach, 0.0), min(middle + reach, 1.0)

@@ -1,0 +1,123 @@
+"""From "no difference found" to "no difference beyond the margin", and what it would take to tell.
+
+    >>> from sage_eval.statistics.paired import paired_difference
+    >>> equivalence(paired_difference([1, 0] * 1000, [1, 0] * 1000), margin=0.005).equivalent
+    True
+
+Everything here reads an `Estimate`, never its data: tests at another level are cheap and need no engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from scipy import stats
+
+from .estimate import MIN_UNITS, Estimate
+from .proportions import tango_interval, tango_statistic
+
+POWER = 0.80
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided tests: `equivalent` where p < alpha, that is where the 1 − 2·alpha interval lies inside ±margin."""
+
+    margin: float
+    alpha: float
+    p: float | None
+    interval: Estimate
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether a difference as large as the margin is rejected on both sides; False where there is no interval."""
+        return self.p is not None and self.p < self.alpha
+
+
+def at_level(estimate: Estimate, level: float) -> Estimate:
+    """The same evidence with another level's interval; ValueError where it was made otherwise than by t or Tango."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    if estimate.se is None:
+        return replace(estimate, level=level)
+    if estimate.counts is not None:
+        low, high = tango_interval(*estimate.counts, level)
+        return replace(estimate, low=float(low), high=float(high), level=level)
+    reach = float(stats.t.ppf((1 + level) / 2, _df(estimate))) * estimate.se
+    return replace(estimate, low=estimate.value - reach, high=estimate.value + reach, level=level)
+
+
+def equivalence(estimate: Estimate, margin: float, alpha: float = 0.05) -> Equivalence:
+    """TOST of |difference| < margin, in the estimate's units (Schuirmann 1987; for proportions Liu et al. 2002).
+
+    p is the larger of the two one-sided p-values; None where the estimate has no interval.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin must be positive, got {margin}")
+    interval = at_level(estimate, 1 - 2 * alpha)
+    if estimate.se is None:
+        return Equivalence(margin, alpha, None, interval)
+    if estimate.counts is not None:
+        above, below = (float(tango_statistic(*estimate.counts, edge)) for edge in (-margin, margin))
+        p = max(float(stats.norm.sf(above)), float(stats.norm.cdf(below)))
+    elif estimate.se == 0:
+        p = 0.0 if abs(estimate.value) < margin else 1.0
+    else:
+        p = float(stats.t.sf((margin - abs(estimate.value)) / estimate.se, _df(estimate)))
+    return Equivalence(margin, alpha, p, interval)
+
+
+def minimum_detectable_effect(estimate: Estimate, alpha: float = 0.05, power: float = POWER) -> float | None:
+    """Smallest true difference that a two-sided test at alpha finds with this power, in the estimate's units.
+
+    (z_{1−α/2} + z_power) · SE (Bloom 1995; Miller, arXiv:2411.00640 §5); None without a standard error. Binary metrics
+    count one flip more than was seen, so that none seen does not promise infinite resolution.
+    """
+    if estimate.se is None:
+        return None
+    return (_z(1 - alpha / 2) + _z(power)) * _planning_se(estimate)
+
+
+def items_to_settle(estimate: Estimate, margin: float, alpha: float = 0.05, power: float = POWER) -> int | None:
+    """Items (in all) that would make an inconclusive result conclusive, if value and spread stay what they are.
+
+    The smaller of two sample sizes with this power: to find the difference at alpha, n·((z_{1−α/2} + z_power)·SE/|d|)²;
+    and, where |d| < margin, to establish equivalence by TOST, n·((z_{1−α} + z_b)·SE/(margin − |d|))², z_b =
+    z_{(1+power)/2} for d = 0 and z_power where one side decides (Chow, Shao & Wang 2008 §3.2). None without an interval.
+    """
+    if estimate.se is None:
+        return None
+    se, gap = _planning_se(estimate), abs(estimate.value)
+    needed = []
+    if gap > 0:
+        needed.append(((_z(1 - alpha / 2) + _z(power)) * se / gap) ** 2)
+    if gap < margin:
+        sides = power if gap > 0 else (1 + power) / 2
+        needed.append(((_z(1 - alpha) + _z(sides)) * se / (margin - gap)) ** 2)
+    return max(MIN_UNITS, math.ceil(min(needed) * estimate.n))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (Holm 1979), in the order given; an empty list for none."""
+    from statsmodels.stats.multitest import multipletests  # slow to import
+
+    return [float(p) for p in multipletests(list(p_values), method="holm")[1]] if p_values else []
+
+
+def _planning_se(estimate: Estimate) -> float:
+    if estimate.counts is None:
+        return estimate.se or 0.0
+    gained, lost, n = estimate.counts
+    return math.sqrt((gained + lost + 1) / n - estimate.value**2) / math.sqrt(n)
+
+
+def _df(estimate: Estimate) -> float:
+    if estimate.df is None:
+        raise ValueError(f"an interval made by {estimate.method!r} cannot be read at another level")
+    return estimate.df
+
+
+def _z(probability: float) -> float:
+    return float(stats.norm.ppf(probability))
