@@ -85,7 +85,7 @@ def items_to_settle(estimate: Estimate, margin: float, alpha: float = 0.05, powe
 
     The smaller of two sample sizes with this power: to find the difference at alpha, n·((z_{1−α/2} + z_power)·SE/|d|)²;
     and, where |d| < margin, to establish equivalence by TOST, n·((z_{1−α} + z_b)·SE/(margin − |d|))², z_b =
-    z_{(1+power)/2} for d = 0 and z_power where one side decides (Chow, Shao & Wang 2008 §3.2). None without an interval.
+    z_{(1+power)/2} for d = 0 and z_power where one side decides (Chow, Shao & Wang 2008 §3.2). None without an SE.
     """
     if estimate.se is None:
         return None

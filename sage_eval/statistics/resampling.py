@@ -1,6 +1,5 @@
 """The bootstrap, for statistics that have no formula: medians of ratios, areas, anything a function computes.
 
->>> import numpy as np
 >>> bootstrap(np.median, np.arange(100.0)).value
 49.5
 """
@@ -47,20 +46,19 @@ def bootstrap(
 
     method = "BCa" if units <= BCA_LIMIT else "percentile"
     sample = np.arange(units)
-    draw = {
-        "vectorized": False,
-        "n_resamples": resamples,
-        "confidence_level": level,
-        "batch": 1,
-        "method": "percentile",
-    }
-    result = stats.bootstrap((sample,), resampled, rng=np.random.default_rng(seed), **draw)
+    draw: dict[str, Any] = {"vectorized": False, "confidence_level": level, "batch": 1}
+    rng = np.random.default_rng(seed)
+    result = stats.bootstrap((sample,), resampled, rng=rng, n_resamples=resamples, method="percentile", **draw)
     if np.isnan(result.bootstrap_distribution).any():
         raise ValueError("bootstrap: the statistic is NaN on some resamples")
     se, low, high = float(result.standard_error), *map(float, result.confidence_interval)
     if method == "BCa" and se > 0:
-        again = {**draw, "n_resamples": 0, "method": "BCa", "bootstrap_result": result}
-        low, high = map(float, stats.bootstrap((sample,), resampled, **again).confidence_interval)
+        draw |= {"n_resamples": 0, "bootstrap_result": result}
+        corrected = stats.bootstrap((sample,), resampled, method="BCa", **draw).confidence_interval
+        if np.isfinite(corrected).all():
+            low, high = map(float, corrected)
+        else:
+            method = "percentile"
     name = f"bootstrap {method}" + ("" if clusters is None else ", clustered")
     return Estimate(value, se, low, high, n, name, level, units)
 
