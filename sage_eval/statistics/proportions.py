@@ -104,7 +104,7 @@ def tango_interval(
     """
     b, c, size = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (gained, lost, n)))
     z = float(stats.norm.ppf((1 + level) / 2))
-    point = (b - c) / size
+    point: Floats = (b - c) / size
 
     def end(outer: float) -> Floats:
         inside, outside = point.copy(), np.full_like(point, outer)
