@@ -80,23 +80,26 @@ def minimum_detectable_effect(estimate: Estimate, alpha: float = 0.05, power: fl
     return (_z(1 - alpha / 2) + _z(power)) * _planning_se(estimate)
 
 
-def items_to_settle(estimate: Estimate, margin: float, alpha: float = 0.05, power: float = POWER) -> int | None:
+def items_to_settle(
+    estimate: Estimate, margin: float, alpha: float = 0.05, power: float = POWER, tests: int = 1
+) -> int | None:
     """Items (in all) that would make an inconclusive result conclusive, if value and spread stay what they are.
 
-    The smaller of two sample sizes with this power: to find the difference at alpha, n·((z_{1−α/2} + z_power)·SE/|d|)²;
-    and, where |d| < margin, to establish equivalence by TOST, n·((z_{1−α} + z_b)·SE/(margin − |d|))², z_b =
-    z_{(1+power)/2} for d = 0 and z_power where one side decides (Chow, Shao & Wang 2008 §3.2). None without an SE.
+    The smaller of two sample sizes with this power: to find the difference at alpha over `tests` (Bonferroni's bound
+    on Holm), n·((z_{1−α/2} + z_power)·SE/|d|)²; and, where |d| < margin, to establish equivalence by TOST,
+    n·((z_{1−α} + z_b)·SE/(margin − |d|))², z_b = z_{(1+power)/2} for d = 0 and z_power where one side decides (Chow,
+    Shao & Wang 2008 §3.2). More than the items there are; None without a standard error.
     """
     if estimate.se is None:
         return None
     se, gap = _planning_se(estimate), abs(estimate.value)
     needed = []
     if gap > 0:
-        needed.append(((_z(1 - alpha / 2) + _z(power)) * se / gap) ** 2)
+        needed.append(((_z(1 - alpha / (2 * tests)) + _z(power)) * se / gap) ** 2)
     if gap < margin:
         sides = power if gap > 0 else (1 + power) / 2
         needed.append(((_z(1 - alpha) + _z(sides)) * se / (margin - gap)) ** 2)
-    return max(MIN_UNITS, math.ceil(min(needed) * estimate.n))
+    return max(MIN_UNITS, estimate.n + 1, math.ceil(min(needed) * estimate.n))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
