@@ -1,0 +1,76 @@
+"""The settings of the `sage_attn` backend, with one name each in every place they can be set.
+
+A setting `variant` is `--model_args variant=…` in lm-eval, a flag of `sage-eval`, and the environment variable
+`SAGE_ATTN_VARIANT`. The environment is how they reach SGLang's scheduler process, so it is also how
+`python -m sglang.launch_server --attention-backend sage_attn` takes them.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sage_eval.errors import UsageError
+
+ENV_PREFIX = "SAGE_ATTN_"
+
+Variant = Literal["exact", "int8-fp16", "int8-fp8", "int4-fp16"]
+Smoothing = Literal["sequence", "static", "off"]
+
+
+class AttentionSettings(BaseModel):
+    """What `sage_attn` computes. Field descriptions are the help texts of every front end."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kernel: Literal["auto", "torch", "paged", "package"] = Field(
+        "auto",
+        description="implementation: torch (plain PyTorch, any device), paged (our kernels over the paged KV cache, "
+        "CUDA), package (the released sageattention, where it is valid); auto takes paged on CUDA, torch elsewhere",
+    )
+    variant: Variant = Field(
+        "int8-fp16",
+        description="numerics: int8-fp16 (SageAttention 1), int8-fp8 (in the manner of SageAttention 2), exact (the "
+        "same code without quantisation), int4-fp16 (a positive control: known to be damaged)",
+    )
+    smooth_k: Smoothing = Field(
+        "sequence",
+        description="what is subtracted from K before quantisation: the sequence's own mean, a shift fixed once per "
+        "model and layer, or nothing",
+    )
+    decode: Literal["auto", "exact", "quantised"] = Field(
+        "auto",
+        description="numerics of single-token decode steps: auto is quantised with kernel=torch and exact on CUDA",
+    )
+    min_tokens: int = Field(
+        0, ge=0, description="a sequence shorter than this many tokens is computed exactly (decided per sequence)"
+    )
+    strict: bool = Field(
+        False, description="with kernel=package: a token that the package cannot serve is an error, not a fallback"
+    )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "AttentionSettings":
+        """Validate `values`; raises `UsageError` naming the setting, the bad value and the valid ones."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise UsageError(f"sage_attn setting {name}={first['input']!r}: {first['msg']}") from None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> "AttentionSettings":
+        """Read `SAGE_ATTN_*`; an unknown name with that prefix is a `UsageError`, since a typo would go unnoticed."""
+        environ = os.environ if environ is None else environ
+        values = {
+            name.removeprefix(ENV_PREFIX).lower(): value
+            for name, value in environ.items()
+            if name.startswith(ENV_PREFIX)
+        }
+        return cls.from_mapping(values)
+
+    def to_env(self) -> dict[str, str]:
+        """The environment variables that make `from_env` return these settings."""
+        return {ENV_PREFIX + name.upper(): str(value) for name, value in self.model_dump().items()}

@@ -1,0 +1,50 @@
+"""SGLang platform for hosts with no accelerator.
+
+SGLang's own CPU engine (`SGLANG_USE_CPU_ENGINE=1`) needs a build of `sgl_kernel` for CPUs that PyPI does not have.
+As an out-of-tree platform the ordinary wheels run: every operation takes its native PyTorch path.
+"""
+
+from typing import Any
+
+import torch
+from sglang.srt.platforms.cpu import CpuDeviceMixin
+from sglang.srt.platforms.device_mixin import PlatformEnum
+from sglang.srt.platforms.interface import SRTPlatform
+
+MEM_FRACTION_STATIC = 0.5
+MAX_TOTAL_TOKENS = 32_768
+"""Tokens in the KV cache by default: enough for tests and demos, and not half of the machine's memory."""
+
+
+class SageCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
+    """SGLang on a plain CPU, in PyTorch alone."""
+
+    _enum = PlatformEnum.OOT
+    device_name = "cpu"
+    device_type = "cpu"
+
+    def apply_server_args_defaults(self, server_args: Any) -> None:
+        """Defaults that SGLang derives from a GPU's memory and that come out absurd on a CPU; explicit values win."""
+        if server_args.mem_fraction_static is None:
+            server_args.mem_fraction_static = MEM_FRACTION_STATIC
+        if server_args.max_total_tokens is None:
+            server_args.max_total_tokens = MAX_TOTAL_TOKENS
+
+    def get_default_attention_backend(self) -> str:
+        return "torch_native"
+
+    def get_dispatch_key_name(self) -> str:
+        return "native"
+
+    def get_mha_kv_pool_cls(self) -> type:
+        from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+
+        return MHATokenToKVPool  # type: ignore[no-any-return]
+
+    def get_paged_allocator_cls(self) -> type:
+        from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
+
+        return PagedTokenToKVPoolAllocator  # type: ignore[no-any-return]
+
+    def set_device(self, device: torch.device) -> None:
+        """There is only one CPU."""

@@ -1,0 +1,73 @@
+"""The entry points that SGLang loads, in the parent and in every scheduler process. Imports nothing heavy.
+
+`sglang.srt.plugins`   → `register_sglang`: the backend name `sage_attn`, and the hooks that go with it.
+`sglang.srt.platforms` → `activate_cpu_platform`: lets SGLang run where there is no accelerator.
+
+SGLang logs and swallows what a plugin raises, so what can go wrong later (an unsupported model, a missing package) is
+raised where the backend is built, in the scheduler, and not here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+BACKEND = "sage_attn"
+
+
+def register_sglang() -> None:
+    """Add `sage_attn` to SGLang's attention backends and its coverage to SGLang's server info."""
+    from sglang.srt.layers.attention.attention_registry import register_attention_backend
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+    from sglang.srt.server_args import ATTENTION_BACKEND_CHOICES, add_attention_backend_choices
+
+    if BACKEND not in ATTENTION_BACKEND_CHOICES:
+        add_attention_backend_choices([BACKEND])
+    register_attention_backend(BACKEND)(create_backend)
+    HookRegistry.register(
+        "sglang.srt.managers.scheduler.Scheduler.get_internal_state", _add_coverage, HookType.AFTER
+    )
+    if activate_cpu_platform():
+        HookRegistry.register("sglang.srt.utils.common.support_triton", _no_triton_on_cpu, HookType.AROUND)
+
+
+def create_backend(runner: Any) -> Any:
+    """SGLang's factory for `sage_attn`: `runner` is its `ModelRunner`, the result an `AttentionBackend`.
+
+    Raises `UsageError` for a configuration that SageAttention cannot serve, naming the setting.
+    """
+    from sage_eval.attention.coverage import COUNTER
+    from sage_eval.attention.guard import check_runner
+    from sage_eval.attention.settings import AttentionSettings
+
+    settings = AttentionSettings.from_env()
+    COUNTER.layers = len(check_runner(runner))
+    if runner.device == "cpu":
+        from sage_eval.attention.cpu_backend import SageTorchAttnBackend
+
+        return SageTorchAttnBackend(runner, settings)
+    from sage_eval.attention.backend import SageAttnBackend
+
+    return SageAttnBackend(runner, settings)
+
+
+def activate_cpu_platform() -> str | None:
+    """SGLang's platform probe: our platform's class on a host with no accelerator, else None.
+
+    It must be None wherever a GPU is present, or it would win over SGLang's own platform there.
+    """
+    import torch
+
+    if torch.cuda.is_available() or torch.xpu.is_available():
+        return None
+    return "sage_eval.platforms.cpu.SageCpuPlatform"
+
+
+def _no_triton_on_cpu(original: Callable[[str], bool], backend: str) -> bool:
+    """SGLang launches Triton kernels for bookkeeping unless the backend's name is `torch_native`."""
+    return backend != BACKEND and original(backend)
+
+
+def _add_coverage(result: Any, *_: Any, **__: Any) -> None:
+    from sage_eval.attention.coverage import COUNTER
+
+    if COUNTER.layers:
+        result.internal_state["sage_attn_coverage"] = COUNTER.snapshot()
