@@ -1,0 +1,205 @@
+"""The `sage-eval` command: parses, calls a function that also works from Python, prints its result.
+
+stdout is the result, stderr is for people. Exit codes: 0 fine, 1 a gate failed or the engine did, 2 usage or a missing
+prerequisite, 130 interrupted. Heavy imports happen inside the commands, so that `--help` is instant.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sage_eval import __version__
+from sage_eval.attention.settings import AttentionSettings
+from sage_eval.config import RunConfig
+from sage_eval.errors import PrerequisiteError, SageEvalError
+
+EPILOG = """Examples:\n
+\n
+sage-eval compare MODEL --candidate sage_attn --tasks sage_wikitext,sage_mmlu --limit 100\n
+\n
+sage-eval compare MODEL --variant int8-fp8 --min sage_mmlu=0.60 --output results/fp8\n
+\n
+sage-eval report results/fp8
+"""
+
+app = typer.Typer(
+    name="sage-eval",
+    help="Compare SageAttention with another attention backend of the same model, in SGLang: scores, paired.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _help(name: str, model: type[Any] = RunConfig) -> str:
+    return str(model.model_fields[name].description)
+
+
+def _setting(name: str, *flags: str) -> Any:
+    return typer.Option(*flags, help=_help(name, AttentionSettings), rich_help_panel="sage_attn")
+
+
+Json = Annotated[bool, typer.Option("--json", help="print comparison.json instead of tables")]
+
+
+@app.command(epilog=EPILOG)
+def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
+    model: Annotated[str | None, typer.Argument(help=_help("model"), show_default=False)] = None,
+    candidate: Annotated[str | None, typer.Option(help=_help("candidate") + " [default: sage_attn]")] = None,
+    baseline: Annotated[str | None, typer.Option(help=_help("baseline"))] = None,
+    tasks: Annotated[str | None, typer.Option(help=_help("tasks"))] = None,
+    limit: Annotated[int | None, typer.Option(help=_help("limit"))] = None,
+    mode: Annotated[str | None, typer.Option(help=_help("mode") + " [default: fidelity]")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help=_help("data_dir"))] = None,
+    output: Annotated[Path | None, typer.Option(help=_help("output"))] = None,
+    minimum: Annotated[list[str] | None, typer.Option("--min", help=_help("min"))] = None,
+    model_args: Annotated[list[str] | None, typer.Option(help=_help("model_args"))] = None,
+    task_args: Annotated[list[str] | None, typer.Option(help=_help("task_args"))] = None,
+    seed: Annotated[int | None, typer.Option(help=_help("seed"))] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with any of these settings")] = None,
+    kernel: Annotated[str | None, _setting("kernel")] = None,
+    variant: Annotated[str | None, _setting("variant")] = None,
+    smooth_k: Annotated[str | None, _setting("smooth_k")] = None,
+    decode: Annotated[str | None, _setting("decode")] = None,
+    min_tokens: Annotated[int | None, _setting("min_tokens")] = None,
+    strict: Annotated[bool | None, _setting("strict", "--strict/--no-strict")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh/--resume", help="run all arms again, or keep finished ones")] = False,
+    dry_run: Annotated[bool, typer.Option(help="list requests, tokens and a time estimate; start no engine")] = False,
+    json: Json = False,
+    lm: Annotated[str | None, typer.Option(help=_help("lm"), hidden=True)] = None,
+) -> None:
+    """Run MODEL with two attention backends on the same prompts and print the paired difference of every score.
+
+    The arms run one after the other, each in a process of its own. An interrupted or failed call keeps the arms that
+    are finished; the same command resumes. Settings come from flags, SAGE_EVAL_* variables and --config, in that order.
+    """
+    from sage_eval.config import from_sources
+
+    given = dict(locals())
+    attention = {name: given[name] for name in AttentionSettings.model_fields if given[name] is not None}
+    flags = {name: given[name] for name in RunConfig.model_fields if name in given}
+    settings = from_sources({**flags, "min": minimum, "attention": attention or None}, file=config)
+    if dry_run:
+        from sage_eval.runs.plan import plan
+
+        result = plan(settings)
+        typer.echo(result.model_dump_json(indent=1) if json else result.text())
+        return
+    from rich.console import Console
+
+    from sage_eval.report.terminal import Progress
+    from sage_eval.runs import compare as runs
+
+    progress = Progress(Console(stderr=True))
+    run = runs.compare(settings, fresh=fresh, display=progress, argv=_state["argv"])
+    _print(run, json=json)
+    sys.stderr.write(f"run folder: {run.folder}\n")
+    raise typer.Exit(0 if run.comparison.passed else 1)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="run folder written by `sage-eval compare`")],
+    json: Json = False,
+) -> None:
+    """Make comparison.json and report.md of a run folder again and print them; no engine is needed."""
+    from sage_eval.runs import compare as runs
+    from sage_eval.runs import load
+
+    minimum = load(run).manifest.arguments.get("min", {})
+    _print(runs.summarise(run, minimum), json=json)
+
+
+_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command("lm-eval", context_settings=_PASS_THROUGH, add_help_option=False)
+def lm_eval(context: typer.Context) -> None:
+    """Run lm-eval itself with our model and tasks known to it: all arguments are lm_eval's."""
+    from sage_eval.lm_eval_hook import run_lm_eval
+
+    raise typer.Exit(run_lm_eval(context.args))
+
+
+@app.command()
+def prepare(
+    data_dir: Annotated[Path, typer.Option(help="folder to fill")],
+    model: Annotated[str | None, typer.Option(help="also fetch and pin this model")] = None,
+    tasks: Annotated[str | None, typer.Option(help="only these data sets, separated by commas; default: all")] = None,
+) -> None:
+    """Fetch data sets and a model and pin them by SHA-256; afterwards everything runs with HF_HUB_OFFLINE=1."""
+    from sage_eval.cli_prepare import prepare as run
+
+    typer.echo(run(data_dir, model=model, tasks=[name.strip() for name in tasks.split(",")] if tasks else None))
+
+
+@app.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """Say what this machine has, and which attention backends can run on it."""
+    from sage_eval.cli_doctor import examine, text
+
+    found = examine()
+    if json:
+        import json as encoder
+
+        typer.echo(encoder.dumps(found, indent=1))
+    else:
+        typer.echo(text(found))
+    if not any(backend["runs"] for backend in found["backends"]):
+        raise PrerequisiteError("no attention backend can run here: install sglang and torch for this machine")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+_state: dict[str, list[str]] = {"argv": []}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; every error of this project is one line on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _state["argv"] = arguments
+    warnings.showwarning = lambda message, *_args, **_kwargs: _complain(f"warning: {message}")
+    try:
+        app(args=arguments, prog_name="sage-eval", standalone_mode=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except SageEvalError as error:
+        _complain(f"error: {' '.join(str(error).split())}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted; finished arms are kept, the same command resumes")
+        return 130
+    return 0
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"sage-eval: {text}\n")
+
+
+def _print(run: Any, *, json: bool) -> None:
+    if json:
+        typer.echo(run.comparison.model_dump_json(indent=1))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        from sage_eval.report.terminal import show
+
+        show(run, Console())
+    else:
+        from sage_eval.report.markdown import render
+
+        typer.echo(render(run, details=False), nl=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The result on a terminal (rich tables), and the progress of a run on stderr."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from sage_eval.report import tables
+from sage_eval.runs.comparison import Comparison
+from sage_eval.runs.folder import Run
+
+
+def show(run: Run, console: Console) -> None:
+    """Print the tables of a run to a terminal."""
+    comparison: Comparison = run.comparison
+    for pair in comparison.pairs:
+        _print(tables.scores(comparison, pair, members=False), console)
+    for gate in comparison.gates:
+        verdict = "[green]passed[/]" if gate.passed else "[red]failed[/]"
+        console.print(f"minimum {gate.task} {gate.metric} = {gate.minimum:g}: {verdict} with {gate.value:.4f}")
+    for pair in comparison.pairs:
+        for row in tables.top_level(pair):
+            for grid in tables.cells(row):
+                _print(grid, console)
+    _print(tables.coverage(comparison.arms), console)
+
+
+class Progress:
+    """`runs.compare.Display` on stderr: a live line on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextlib.contextmanager
+    def arm(self, name: str, backend: str) -> Iterator[Callable[[str], None]]:
+        """Show the arm's current line and its elapsed time until the block ends."""
+        started = time.monotonic()
+        label = f"{name} ({backend})"
+        if not self._console.is_terminal:
+            self._console.print(f"{label}: running", markup=False, highlight=False)
+        with self._console.status(f"{escape(label)}: starting", spinner="dots") as status:
+
+            def update(line: str) -> None:
+                minutes, seconds = divmod(int(time.monotonic() - started), 60)
+                status.update(f"{escape(label)} {minutes}:{seconds:02d}  [dim]{escape(line)}[/]")
+
+            yield update if self._console.is_terminal else lambda _line: None
+        elapsed = time.monotonic() - started
+        self._console.print(f"{label}: finished in {elapsed:.0f} s", markup=False, highlight=False)
+
+    def kept(self, name: str, backend: str) -> None:
+        """Say that an earlier call's arm is used."""
+        self._console.print(f"{name} ({backend}): finished earlier, kept", markup=False, highlight=False)
+
+
+def _print(table: tables.Table, console: Console) -> None:
+    shown = RichTable(title=escape(table.title), title_justify="left", header_style="bold")
+    for index, name in enumerate(table.header):
+        shown.add_column(escape(name), justify="left" if index < table.names else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    console.print(shown)
+    for note in table.notes:
+        console.print(f"  {note}", markup=False, highlight=False)

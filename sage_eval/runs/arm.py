@@ -1,0 +1,137 @@
+"""One arm in its own process: `python -m sage_eval.runs.arm SPEC.json` answers the tasks and writes beside the spec.
+
+A fresh process for each arm, because SGLang keeps global state (the chosen backend, CUDA memory, the plugin registry)
+that would leak from one arm into the next. Order matters here: whatever can be refused without an engine is refused
+before one is started, and `arm.json`, which marks the arm as finished, is written last.
+"""
+
+import contextlib
+import os
+import pkgutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from sage_eval.errors import DataError, SageEvalError, UsageError
+from sage_eval.runs import records
+from sage_eval.runs.files import read_jsonl_zst, write_json, write_jsonl_zst
+from sage_eval.runs.folder import ARM, ERROR, PROMPTS, RESULTS, SAMPLES, SCHEMA_VERSION
+from sage_eval.runs.spec import ArmSpec
+
+
+def main(argv: list[str]) -> int:
+    """Run the arm described by the JSON file `argv[0]`; errors go to `error.json`, tracebacks to stderr."""
+    folder = Path(argv[0]).parent
+    _die_with_parent()
+    try:
+        run(ArmSpec.model_validate_json(Path(argv[0]).read_bytes()), folder)
+    except SageEvalError as error:
+        write_json(folder / ERROR, {"type": type(error).__name__, "message": str(error)})
+        return error.exit_code
+    except Exception as error:  # the process's edge: the parent shows one line and points at the log
+        traceback.print_exc()
+        first = (str(error).strip() or "no message").splitlines()[0]
+        write_json(folder / ERROR, {"type": type(error).__name__, "message": first})
+        return 1
+    return 0
+
+
+def run(spec: ArmSpec, folder: Path) -> None:
+    """Answer `spec.tasks` and write samples, prompts, lm-eval's results and, last, the finish marker to `folder`."""
+    if spec.data_dir:
+        os.environ["SAGE_EVAL_DATA"] = str(spec.data_dir)
+    from sage_eval.runs.tasks import load_tasks
+
+    manager, tasks = load_tasks(spec.tasks, spec.model_args["pretrained"], spec.task_args)
+    started = time.time()
+    with _model(spec) as lm:
+        ready = time.time()
+        from lm_eval import simple_evaluate
+
+        results = simple_evaluate(
+            model=lm,
+            tasks=list(spec.tasks),
+            limit=spec.limit,
+            task_manager=manager,
+            log_samples=True,
+            random_seed=spec.seed,
+            numpy_random_seed=spec.seed,
+            torch_random_seed=spec.seed,
+            fewshot_random_seed=spec.seed,
+        )
+        ended = time.time()
+        engine = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
+    empty = [name for name in tasks if not results["samples"].get(name)]
+    if empty:
+        raise DataError(f"{', '.join(empty)}: no item was answered; the data set has none for these settings")
+    lines, prompts = records.from_lm_eval(results.pop("samples"))
+    results["config"] |= {"model": spec.lm, "model_args": spec.model_args}
+    _write_prompts(folder.parent.parent / PROMPTS, prompts)
+    header = {"schema_version": SCHEMA_VERSION}
+    write_jsonl_zst(folder / SAMPLES, [header, *(line.model_dump(exclude_defaults=True) for line in lines)])
+    write_json(folder / RESULTS, {"schema_version": SCHEMA_VERSION, **results})
+    write_json(
+        folder / ARM,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "fingerprint": spec.fingerprint(),
+            "spec": spec.model_dump(mode="json"),
+            "items": len(lines),
+            "seconds": {"start": round(ready - started, 3), "evaluate": round(ended - ready, 3)},
+            "engine": engine,
+        },
+    )
+
+
+@contextlib.contextmanager
+def _model(spec: ArmSpec) -> Any:
+    """The lm-eval model, closed again however the block ends."""
+    if ":" in spec.lm:
+        try:
+            factory = pkgutil.resolve_name(spec.lm)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"lm={spec.lm!r}: {error}") from None
+    else:
+        from lm_eval.api.registry import get_model
+
+        try:
+            factory = get_model(spec.lm)
+        except (KeyError, ValueError) as error:
+            raise UsageError(f"lm={spec.lm!r}: {' '.join(str(error).split())}") from None
+    lm = factory.create_from_arg_obj(spec.model_args, {})
+    try:
+        yield lm
+    finally:
+        close = getattr(lm, "close", None)
+        if callable(close):
+            close()
+
+
+def _write_prompts(path: Path, prompts: list[dict[str, Any]]) -> None:
+    """Add this arm's prompts to those of the run; the arms ask the same ones, so the file usually stays as it is."""
+    known = list(read_jsonl_zst(path))[1:] if path.exists() else []
+    hashes = {prompt["hash"] for prompt in known}
+    new = [prompt for prompt in prompts if prompt["hash"] not in hashes]
+    if new:
+        write_jsonl_zst(path, [{"schema_version": SCHEMA_VERSION}, *known, *new])
+
+
+def _die_with_parent() -> None:
+    """End this process group when the parent is gone, even if it was killed: stdin is a pipe that it holds open."""
+
+    def wait() -> None:
+        # Not sys.stdin: its lock, held by a daemon thread, would abort the interpreter at exit.
+        while os.read(0, 1):
+            pass
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    if os.getpgrp() == os.getpid():
+        threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

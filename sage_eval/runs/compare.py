@@ -1,0 +1,119 @@
+"""A comparison from configuration to run folder: the arms one after the other, then the paired statistics."""
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+
+from sage_eval.config import RunConfig
+from sage_eval.errors import PrerequisiteError, UsageError
+from sage_eval.runs import folder as layout
+from sage_eval.runs import manifest as manifests
+from sage_eval.runs.child import run_arm
+from sage_eval.runs.files import write_bytes, write_json
+from sage_eval.runs.folder import Run
+from sage_eval.runs.spec import ArmSpec, arms
+
+
+class Display(Protocol):
+    """Where progress goes: a terminal, a log, or nowhere."""
+
+    def arm(self, name: str, backend: str) -> contextlib.AbstractContextManager[Callable[[str], None]]:
+        """Around one arm; yields what takes its current line."""
+
+    def kept(self, name: str, backend: str) -> None:
+        """An arm of an earlier call was taken over."""
+
+
+class Quiet:
+    """A `Display` that shows nothing."""
+
+    @contextlib.contextmanager
+    def arm(self, name: str, backend: str) -> Iterator[Callable[[str], None]]:
+        """Show nothing."""
+        yield lambda _line: None
+
+    def kept(self, name: str, backend: str) -> None:
+        """Show nothing."""
+
+
+def compare(
+    config: RunConfig, *, fresh: bool = False, display: Display | None = None, argv: list[str] | None = None
+) -> Run:
+    """Run what is not yet finished and return the complete run, with `comparison.json` and `report.md` written.
+
+    Finished arms with the same fingerprint are taken over, so that an interrupted call is resumed by repeating it.
+    `UsageError` where the folder holds another comparison (unless `fresh`), or whatever an arm fails with.
+    """
+    display = display or Quiet()
+    model = manifests.find_model(config.model)
+    described = manifests.describe_model(config.model, model)
+    specs = arms(config, model, described["sha256"], manifests.versions())
+    target = output_folder(config, specs)
+    if fresh:
+        _clear(target)
+    finished = {spec.name: _finished(target, spec) for spec in specs}
+    manifest = manifests.collect(config, [spec.name for spec in specs], described, argv)
+    write_json(target / layout.MANIFEST, manifest.model_dump(mode="json"))
+    for spec in specs:
+        backend = str(spec.model_args.get("attention_backend") or "SGLang's choice")
+        if finished[spec.name]:
+            display.kept(spec.name, backend)
+            continue
+        arm_folder = target / "arms" / spec.name
+        arm_folder.mkdir(parents=True, exist_ok=True)
+        with display.arm(spec.name, backend) as progress:
+            run_arm(spec, arm_folder, progress)
+    return summarise(target, config.min)
+
+
+def summarise(target: Path, minimum: dict[str, float]) -> Run:
+    """Write `comparison.json` and `report.md` of a folder whose arms are finished."""
+    from sage_eval.report.markdown import render
+    from sage_eval.runs import comparison
+
+    run = layout.load(target)
+    result = comparison.compare(run.manifest, run.arms, minimum)
+    write_json(target / layout.COMPARISON, result.model_dump(mode="json"))
+    write_bytes(target / layout.REPORT, render(run).encode())
+    return run
+
+
+def output_folder(config: RunConfig, specs: list[ArmSpec]) -> Path:
+    """`--output`, or a name that the same configuration always gets, so that repeating a command resumes it."""
+    if config.output:
+        return config.output
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", Path(config.model).name).strip("-") or "model"
+    digest = sha256(json.dumps([spec.fingerprint() for spec in specs]).encode()).hexdigest()[:8]
+    return Path("results") / f"{model}-{config.candidate}-{digest}"
+
+
+def _finished(target: Path, spec: ArmSpec) -> bool:
+    arm = layout.read_arm(target / "arms" / spec.name)
+    if arm is None:
+        return False
+    if arm.record.fingerprint != spec.fingerprint():
+        old, new = arm.record.spec.model_dump(), spec.model_dump()
+        changed = ", ".join(f"{name}: {old[name]} -> {new[name]}" for name in new if old[name] != new[name])
+        raise UsageError(
+            f"{target} holds arm {spec.name} of another comparison ({changed}): choose another --output, or --fresh"
+        )
+    return True
+
+
+def _clear(target: Path) -> None:
+    """Remove an earlier run, and only that: a folder that is something else is refused."""
+    if not target.exists():
+        return
+    if not (target / layout.MANIFEST).exists():
+        raise UsageError(f"{target} is not a run folder, so --fresh does not delete it: choose another --output")
+    try:
+        shutil.rmtree(target / "arms", ignore_errors=False) if (target / "arms").exists() else None
+        for name in (layout.MANIFEST, layout.COMPARISON, layout.PROMPTS, layout.REPORT):
+            (target / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise PrerequisiteError(f"cannot delete {error.filename}: {error.strerror}") from None

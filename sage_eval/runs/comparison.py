@@ -1,0 +1,282 @@
+"""`comparison.json`: two arms' scores on the same items, with the uncertainty of each and of their difference.
+
+Values are in the metric's own unit, except perplexities, which are compared where they are sums: `log-perplexity` in
+nats a word, byte or token. A metric is taken up only if lm-eval's own score is the average of its items (or the
+exponential of such an average); any other aggregation has no paired difference here and is listed in `skipped`.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sage_eval.errors import UsageError
+from sage_eval.runs.folder import SCHEMA_VERSION, Arm
+from sage_eval.runs.manifest import Manifest
+from sage_eval.runs.pairing import Pair, pair
+from sage_eval.statistics.estimate import Estimate
+from sage_eval.statistics.paired import (
+    Flips,
+    flips,
+    mean,
+    paired_difference,
+    paired_ratio_difference,
+    ratio_of_sums,
+)
+
+Kind = Literal["mean", "log-perplexity", "bits"]
+INFORMATIVE = 0.80
+"""A retrieval cell whose baseline scores less than this says nothing about the candidate."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cell(_Record):
+    """Retrieval at one family, length and depth: shares of items found, 0 to 1."""
+
+    family: str
+    length: int
+    depth: float | None
+    n: int
+    baseline: float
+    candidate: float
+    informative: bool
+
+
+class TaskComparison(_Record):
+    """One metric of one task or group in two arms. `difference` is candidate − baseline."""
+
+    task: str
+    group: bool
+    parent: str | None
+    metric: str
+    kind: Kind
+    higher_is_better: bool
+    n: int
+    baseline: Estimate
+    candidate: Estimate
+    difference: Estimate
+    flips: Flips | None
+    changed: int | None
+    notes: list[str]
+    cells: list[Cell] = []
+
+
+class ArmPair(_Record):
+    """All metrics of a candidate (or calibration) arm against the baseline."""
+
+    baseline: str
+    candidate: str
+    tasks: list[TaskComparison]
+    skipped: list[str]
+
+
+class Gate(_Record):
+    """`--min task=value`: the candidate's score against an absolute minimum."""
+
+    task: str
+    metric: str
+    minimum: float
+    value: float
+    passed: bool
+
+
+class ArmSummary(_Record):
+    """How an arm was run: backend, coverage by phase and kernel, seconds."""
+
+    backend: str
+    engine: dict[str, Any]
+    seconds: dict[str, float]
+    items: int
+
+
+class Comparison(_Record):
+    """`comparison.json`."""
+
+    schema_version: Literal[1]
+    mode: str
+    arms: dict[str, ArmSummary]
+    pairs: list[ArmPair]
+    gates: list[Gate]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every absolute gate was met."""
+        return all(gate.passed for gate in self.gates)
+
+
+def compare(manifest: Manifest, arms: Mapping[str, Arm], minimum: Mapping[str, float]) -> Comparison:
+    """Compare every arm with the first one. `UsageError` where a gate names a task that was not run."""
+    baseline, *others = arms.values()
+    pairs = [_compare_arms(baseline, other) for other in others]
+    return Comparison(
+        schema_version=SCHEMA_VERSION,
+        mode=manifest.mode,
+        arms={
+            name: ArmSummary(
+                backend=arm.backend, engine=arm.record.engine, seconds=arm.record.seconds, items=arm.record.items
+            )
+            for name, arm in arms.items()
+        },
+        pairs=pairs,
+        gates=[_gate(pairs, task, value) for task, value in minimum.items()],
+    )
+
+
+def _compare_arms(baseline: Arm, candidate: Arm) -> ArmPair:
+    paired = pair(baseline, candidate)
+    results = baseline.results
+    units = [(name, False, [name]) for name in paired]
+    members = results.get("group_subtasks", {})
+    scored = results.get("groups", {})
+    groups = [(name, True, _leaves(name, members)) for name in members if name in scored]
+    parents = {child: name for name in members if name in scored for child in members[name]}
+    tasks, skipped = [], []
+    # Groups first and each followed by its members, as lm-eval's own table has it.
+    order = {name: i for i, name in enumerate(results["results"])}
+    for name, group, leaves in sorted([*groups, *units], key=lambda unit: order.get(unit[0], len(order))):
+        items = [item for leaf in leaves for item in paired.get(leaf, [])]
+        for metric, chosen in _by_metric(items).items():
+            theirs = results["results"].get(name, {}).get(metric if "," in metric else f"{metric},none")
+            if not isinstance(theirs, int | float):
+                continue
+            row = _compare_items(name, metric, chosen, group=group, parent=parents.get(name))
+            row = row.model_copy(update={"higher_is_better": _direction(results, leaves, metric)})
+            if math.isclose(score(row, "baseline"), theirs, rel_tol=1e-6, abs_tol=1e-9):
+                tasks.append(row)
+            else:
+                skipped.append(f"{name} {metric}: lm-eval's score ({theirs:.6g}) is not an average over the items")
+    return ArmPair(baseline=baseline.name, candidate=candidate.name, tasks=tasks, skipped=skipped)
+
+
+def _leaves(name: str, members: Mapping[str, Iterable[str]]) -> list[str]:
+    below = list(members.get(name, []))
+    return list(dict.fromkeys(leaf for child in below for leaf in _leaves(child, members))) if below else [name]
+
+
+def _by_metric(items: list[Pair]) -> dict[str, list[Pair]]:
+    chosen: dict[str, list[Pair]] = {}
+    for item in items:
+        suffix = "" if item[0].filter == "none" else f",{item[0].filter}"
+        for name in item[0].metrics:
+            chosen.setdefault(name + suffix, []).append(item)
+    return chosen
+
+
+def _direction(results: Mapping[str, Any], leaves: list[str], metric: str) -> bool:
+    stated = results.get("higher_is_better", {}).get(leaves[0], {}).get(metric.partition(",")[0])
+    return True if stated is None else bool(stated)
+
+
+def _compare_items(task: str, metric: str, items: list[Pair], *, group: bool, parent: str | None) -> TaskComparison:
+    name = metric.partition(",")[0]
+    columns = [[sample.metrics[name] for sample in side] for side in zip(*items, strict=True)]
+    clusters = _labels(items, "cluster", "document")
+    table = changed = None
+    kind: Kind = "mean"
+    if isinstance(columns[0][0], tuple):
+        kind = "bits" if name.startswith("bits") else "log-perplexity"
+        scale = 1 / math.log(2) if kind == "bits" else 1.0
+        base, cand = ([-value[0] * scale for value in column] for column in columns)
+        weights = [value[1] for value in columns[0]]
+        estimates = (
+            ratio_of_sums(base, weights, clusters=clusters),
+            ratio_of_sums(cand, weights, clusters=clusters),
+            paired_ratio_difference(base, cand, weights, clusters=clusters),
+        )
+    else:
+        base, cand = ([float(value) for value in column] for column in columns)
+        tasks = [baseline.task for baseline, _ in items]
+        design: dict[str, Any] = {"clusters": clusters, "strata": tasks if len(set(tasks)) > 1 else None}
+        estimates = (mean(base, **design), mean(cand, **design), paired_difference(base, cand, **design))
+        if set(base) | set(cand) <= {0.0, 1.0}:
+            table = flips(base, cand)
+            changed = sum(_answer(baseline) != _answer(candidate) for baseline, candidate in items)
+    cells = _cells(items, name) if table else []
+    return TaskComparison(
+        task=task,
+        group=group,
+        parent=parent,
+        metric=metric,
+        kind=kind,
+        higher_is_better=True,
+        n=len(items),
+        baseline=estimates[0],
+        candidate=estimates[1],
+        difference=estimates[2],
+        flips=table,
+        changed=changed,
+        notes=_notes(items, estimates[0], cells) if table else [],
+        cells=cells,
+    )
+
+
+def _labels(items: list[Pair], *fields: str) -> list[Any] | None:
+    for field in fields:
+        if all(field in baseline.cell for baseline, _ in items):
+            return [f"{baseline.task}/{baseline.cell[field]}" for baseline, _ in items]
+    return None
+
+
+def _answer(sample: Any) -> Any:
+    """What the arm answered: the best choice, the text, or the greedy flags."""
+    if sample.generated:
+        return sample.generated
+    if len(sample.logprobs) > 1:
+        return sample.logprobs.index(max(sample.logprobs))
+    return sample.greedy
+
+
+def _notes(items: list[Pair], baseline: Estimate, cells: list[Cell]) -> list[str]:
+    notes = []
+    choices = {len(sample.logprobs) for sample, _ in items}
+    # Generated answers have no chance level; one with two to ten alternatives does.
+    if len(choices) == 1 and 2 <= (k := choices.pop()) <= 10 and not items[0][0].generated:
+        low = baseline.low if baseline.low is not None else baseline.value - 1
+        if low <= 1 / k:
+            notes.append(f"baseline at chance ({100 / k:.0f} %): a loss could not be seen here")
+    silent = [cell for cell in cells if not cell.informative]
+    if silent:
+        notes.append(f"{len(silent)} of {len(cells)} cells uninformative (baseline under {100 * INFORMATIVE:.0f} %)")
+    return notes
+
+
+def _cells(items: list[Pair], metric: str) -> list[Cell]:
+    found: dict[tuple[str, int, float | None], list[tuple[float, float]]] = {}
+    for baseline, candidate in items:
+        cell = baseline.cell
+        if "length" not in cell:
+            return []
+        depth = float(cell["depth"]) if "depth" in cell else None
+        key = (str(cell.get("family", baseline.task)), int(cell["length"]), depth)
+        values = (baseline.metrics[metric], candidate.metrics[metric])
+        found.setdefault(key, []).append((float(values[0]), float(values[1])))
+    cells = []
+    for (family, length, depth), scores in sorted(found.items(), key=lambda e: (e[0][0], e[0][1], e[0][2] or 0)):
+        base, cand = (sum(column) / len(scores) for column in zip(*scores, strict=True))
+        cells.append(
+            Cell(
+                family=family, length=length, depth=depth, n=len(scores), baseline=base, candidate=cand,
+                informative=base >= INFORMATIVE,
+            )
+        )  # fmt: skip
+    return cells
+
+
+def score(row: TaskComparison, arm: Literal["baseline", "candidate"]) -> float:
+    """The value as lm-eval reports it: perplexities are exponentials."""
+    value: float = getattr(row, arm).value
+    return math.exp(value) if row.kind == "log-perplexity" else value
+
+
+def _gate(pairs: list[ArmPair], task: str, minimum: float) -> Gate:
+    rows = next((p.tasks for p in pairs if p.candidate == "candidate"), pairs[-1].tasks)
+    row = next((row for row in rows if row.task == task), None)
+    if row is None:
+        raise UsageError(f"--min {task}={minimum}: not among the tasks of this run ({', '.join(r.task for r in rows)})")
+    value = score(row, "candidate")
+    passed = value >= minimum if row.higher_is_better else value <= minimum
+    return Gate(task=task, metric=row.metric, minimum=minimum, value=value, passed=passed)

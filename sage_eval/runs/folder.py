@@ -1,0 +1,138 @@
+"""A run folder: its names, its schema, and reading it back.
+
+    manifest.json              what was asked, on which machine, with which versions, and the command to repeat it
+    arms/<name>/spec.json      what the arm was told
+    arms/<name>/log.txt        everything the engine said
+    arms/<name>/results.json   lm-eval's own results
+    arms/<name>/samples.jsonl.zst   one line an item (`records.Sample`)
+    arms/<name>/arm.json       written last: this arm is finished; its fingerprint, times, coverage
+    prompts.jsonl.zst          each prompt once, by hash
+    comparison.json            paired statistics
+    report.md                  the table
+
+Every file carries `schema_version`; `load` reads all versions ever written.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sage_eval.errors import DataError
+from sage_eval.runs.files import read_json, read_jsonl_zst
+from sage_eval.runs.manifest import Manifest
+from sage_eval.runs.records import Sample
+from sage_eval.runs.spec import ArmSpec
+
+SCHEMA_VERSION = 1
+MANIFEST, COMPARISON, PROMPTS, REPORT = "manifest.json", "comparison.json", "prompts.jsonl.zst", "report.md"
+SPEC, LOG, RESULTS, SAMPLES, ARM, ERROR = (
+    "spec.json", "log.txt", "results.json", "samples.jsonl.zst", "arm.json", "error.json"
+)  # fmt: skip
+M = TypeVar("M", bound=BaseModel)
+
+
+class ArmRecord(BaseModel):
+    """`arm.json`: proof that an arm was finished, and what its engine reported."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1]
+    fingerprint: str
+    spec: ArmSpec
+    items: int
+    seconds: dict[str, float]
+    engine: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A finished arm. Samples and lm-eval's results are read when first asked for."""
+
+    folder: Path
+    record: ArmRecord
+
+    @property
+    def name(self) -> str:
+        """The arm's role: `baseline`, `candidate`, or a calibration arm's name."""
+        return self.record.spec.name
+
+    @property
+    def backend(self) -> str:
+        """The attention backend that ran, as the engine reports it, or as it was asked for."""
+        asked = self.record.spec.model_args.get("attention_backend")
+        return str(self.record.engine.get("attention_backend") or asked or "default")
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """All items of this arm in lm-eval's order."""
+        header, *lines = read_jsonl_zst(self.folder / SAMPLES)
+        _check_version(self.folder / SAMPLES, header)
+        if len(lines) != self.record.items:
+            raise DataError(f"{self.folder / SAMPLES} has {len(lines)} items, {ARM} says {self.record.items}")
+        return [_validate(Sample, line, self.folder / SAMPLES) for line in lines]
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """lm-eval's results as it returned them, without the samples."""
+        value = read_json(self.folder / RESULTS)
+        _check_version(self.folder / RESULTS, value)
+        return dict(value)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with its finished arms, baseline first."""
+
+    folder: Path
+    manifest: Manifest
+    arms: dict[str, Arm]
+
+    @cached_property
+    def prompts(self) -> dict[str, dict[str, Any]]:
+        """Prompts by hash; long ones as their two ends."""
+        header, *lines = read_jsonl_zst(self.folder / PROMPTS)
+        _check_version(self.folder / PROMPTS, header)
+        return {line["hash"]: line for line in lines}
+
+    @cached_property
+    def comparison(self) -> Any:
+        """`comparison.json` as it was written; the paired statistics (`sage_eval.runs.comparison.Comparison`)."""
+        from sage_eval.runs.comparison import Comparison
+
+        return _validate(Comparison, read_json(self.folder / COMPARISON), self.folder / COMPARISON)
+
+
+def read_arm(folder: Path) -> Arm | None:
+    """The finished arm in `folder`, or None where there is none; `DataError` where its record is damaged."""
+    path = folder / ARM
+    return Arm(folder, _validate(ArmRecord, read_json(path), path)) if path.exists() else None
+
+
+def load(folder: str | Path) -> Run:
+    """Read and check a run folder; `DataError` says which file is missing, cut or of an unknown version."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a run folder")
+    manifest = _validate(Manifest, read_json(folder / MANIFEST), folder / MANIFEST)
+    arms = {name: read_arm(folder / "arms" / name) for name in manifest.arms}
+    missing = [name for name, arm in arms.items() if arm is None]
+    if missing:
+        raise DataError(f"{folder} is unfinished: arm {', '.join(missing)} is missing; repeat: {manifest.command}")
+    return Run(folder, manifest, {name: arm for name, arm in arms.items() if arm})
+
+
+def _check_version(path: Path, value: Any) -> None:
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(f"{path} has schema_version {version!r}; this sage-eval reads {SCHEMA_VERSION}: update it")
+
+
+def _validate(model: type[M], value: Any, path: Path) -> M:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}") from None

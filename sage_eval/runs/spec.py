@@ -1,0 +1,62 @@
+"""What one arm is told: everything that decides its numbers, and nothing else, so that its hash says "the same"."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sage_eval.config import RunConfig
+
+
+class ArmSpec(BaseModel):
+    """One engine configuration and the tasks it answers; `python -m sage_eval.runs.arm` runs exactly this."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    name: str
+    lm: str
+    model_args: dict[str, Any]
+    task_args: dict[str, Any]
+    model_hash: str
+    tasks: tuple[str, ...]
+    limit: int | None
+    seed: int
+    data_dir: Path | None
+    stack: dict[str, str]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the canonical JSON: two arms with the same one need not both be run."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"name"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def arms(config: RunConfig, model: Path | str, model_hash: str, stack: dict[str, str]) -> list[ArmSpec]:
+    """The arms of a comparison, baseline first; they differ in what they name and in nothing else."""
+    named = [("baseline", config.baseline), ("candidate", config.candidate)]
+    return [
+        ArmSpec(
+            name=name,
+            lm=config.lm,
+            model_args=_model_args(config, model, backend),
+            task_args=config.task_args,
+            model_hash=model_hash,
+            tasks=config.tasks,
+            limit=config.limit,
+            seed=config.seed,
+            data_dir=config.data_dir.resolve() if config.data_dir else None,
+            stack=stack,
+        )
+        for name, backend in named
+    ]
+
+
+def _model_args(config: RunConfig, model: Path | str, backend: str | None) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"pretrained": str(model), "mode": config.mode, **config.model_args}
+    if backend:
+        arguments["attention_backend"] = backend
+    if "sage_attn" in (arguments.get(f"{phase}attention_backend") for phase in ("", "prefill_", "decode_")):
+        arguments |= config.attention.model_dump()
+    return arguments
