@@ -20,7 +20,7 @@ _HOMES = {
     "coverage_delta": "coverage",
     "open_arm": "arm",
 }
-__all__ = list(_HOMES)  # noqa: PLE0604
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,314 @@
+"""`lm_eval --model sglang-sage`: SGLang with any attention backend, scored as lm-eval's `hf` model scores.
+
+```
+lm_eval --model sglang-sage --model_args pretrained=MODEL,attention_backend=sage_attn --tasks wikitext,mmlu
+```
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import postprocess_generated_text, resolve_max_length
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
+
+from model_adapters._sampling import sampling_parameters
+from model_adapters._tokens import Tokens
+from sage_eval.engine.options import RESERVED_TOKENS, ArmOptions
+from sage_eval.engine.requests import GenerateRequest, Generation, Score, ScoreRequest
+from sage_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from sage_eval.engine.arm import Arm
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_LENGTH = 2048
+
+
+class SGLangSageLM(TemplateLM):  # type: ignore[misc]
+    """An lm-eval model on an SGLang engine.
+
+    Arguments are those of lm-eval's `hf` model where both have them (`pretrained`, `tokenizer`, `add_bos_token`,
+    `prefix_token_id`, `max_length`, `chat_template_args`, `enable_thinking`, `think_end_token`), `mode` (fidelity or
+    throughput), the settings of `sage_attn` (`variant`, `smooth_k`, …), and any SGLang engine argument. `server_url`
+    scores through a running server instead of an engine of its own. `batch_size`, `max_batch_size` and `device` are
+    accepted and ignored: SGLang batches by itself, and the engine runs on what is there.
+
+    `truncation`: what happens to a generation prompt too long for the window: `refuse` (the default) or `left`.
+    Contexts to be scored lose their left end, as with `hf`, and a warning counts them.
+    """
+
+    def __init__(  # noqa: PLR0913 - lm-eval passes model arguments as keywords
+        self,
+        pretrained: str,
+        *,
+        tokenizer: str | None = None,
+        add_bos_token: bool | None = None,
+        prefix_token_id: int | None = None,
+        max_length: int | None = None,
+        max_gen_toks: int = 256,
+        truncation: Literal["refuse", "left"] = "refuse",
+        chat_template_args: Mapping[str, Any] | None = None,
+        enable_thinking: bool | None = None,
+        think_end_token: str | int | None = None,
+        server_url: str | None = None,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__()
+        if truncation not in ("refuse", "left"):
+            raise UsageError(f"truncation={truncation!r}: must be 'refuse' or 'left'")
+        if enable_thinking and think_end_token is None:
+            raise UsageError("enable_thinking=True needs think_end_token, the end of the part that is not the answer")
+        from sage_eval.engine.checks import load_config
+
+        options = ArmOptions.from_arguments(pretrained, max_length=max_length, **arguments)
+        config = load_config(options)
+        self.tokens = Tokens.load(
+            tokenizer or options.engine.get("tokenizer_path") or pretrained,
+            add_bos=add_bos_token,
+            prefix=None if prefix_token_id is None else int(prefix_token_id),
+            revision=options.engine.get("revision"),
+            trust_remote_code=options.engine.get("trust_remote_code"),
+        )
+        self.tokenizer = self.tokens.tokenizer
+        if "context_length" in options.engine:
+            self._max_length = int(options.engine["context_length"]) - RESERVED_TOKENS
+        else:
+            window = max_length or resolve_max_length(config, self.tokenizer, default=DEFAULT_MAX_LENGTH)
+            options = options.model_copy(update={"max_length": window})
+            self._max_length = window
+        self.max_gen_toks = int(max_gen_toks)
+        self.batch_size = batch_size  # shown by lm-eval, used by nobody
+        self._truncation = truncation
+        self._template_args = dict(chat_template_args or {})
+        if enable_thinking is not None:
+            self._template_args["enable_thinking"] = enable_thinking
+        self._thinking = bool(enable_thinking)
+        digits = isinstance(think_end_token, str) and think_end_token.isdigit()
+        self._think_end = int(think_end_token) if digits else think_end_token  # type: ignore[arg-type]
+        self._truncated = 0
+        self.arm: Arm = _open(options, server_url)
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Self:
+        """As in the base class, but a name given in `--model_args` too is no error: it wins."""
+        extra = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        return cls(**(extra | arg_dict))
+
+    # -- what lm-eval asks about the model ----------------------------------------------------------------------
+
+    @property
+    def eot_token_id(self) -> int | None:
+        """EOS token id."""
+        return self.tokens.eos
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token before texts without context: `prefix_token_id`, else BOS, else EOS."""
+        return self.tokens.prefix
+
+    @property
+    def max_length(self) -> int:
+        """Longest input in tokens, by default the model's own window."""
+        return self._max_length
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Name for lm-eval's request cache."""
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Token ids of `string`."""
+        return self.tokens.encode(string, add_special_tokens=add_special_tokens)
+
+    def tok_decode(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of `tokens`."""
+        return self.tokens.decode(tokens, skip_special_tokens=skip_special_tokens)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The conversation as one prompt; without the system message where the template knows no such role."""
+        import jinja2
+
+        def render(messages: list[dict[str, str]]) -> str:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=not add_generation_prompt,
+                    **self._template_args,
+                )
+            )
+
+        if self.tokenizer.chat_template is None:
+            raise UsageError(f"{self.tokenizer_name} has no chat template; run without --apply_chat_template")
+        try:
+            return render(chat_history)
+        except jinja2.TemplateError:
+            logger.warning("the chat template refused the conversation; trying without its system message")
+            return render([message for message in chat_history if message["role"] != "system"])
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What was run, for lm-eval's results file: backend, settings, versions, coverage."""
+        info = self.arm.info()
+        attention = self.arm.options.attention
+        return {
+            "attention_backend": self.arm.backend,
+            "attention_settings": attention.model_dump() if attention else None,
+            "mode": self.arm.options.mode,
+            "sglang_version": info.get("version"),
+            "model_dtype": str(info.get("dtype")),
+            "engine_device": info.get("device"),
+            "model_revision": info.get("revision"),
+            "max_length": self.max_length,
+            "truncated_contexts": self._truncated,
+            "coverage": self.arm.coverage.as_dict(),
+        }
+
+    def close(self) -> None:
+        """Stop the engine. Happens by itself at exit."""
+        self.arm.close()
+
+    # -- scoring ------------------------------------------------------------------------------------------------
+
+    def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """(log-probability of the continuation, whether it is the greedy one) for each (context, continuation)."""
+        if self._thinking:
+            raise UsageError("enable_thinking=True is for generation; loglikelihood tasks need it off")
+        result: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return result
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str] | None, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
+        fitted = [self._fit(key, context, continuation) for key, context, continuation in requests]
+        self._warn_truncated([len(c) + len(t) - 1 for _, c, t in requests], self.max_length)
+
+        with tqdm(total=len(requests), desc="loglikelihood", disable=disable_tqdm) as progress:
+
+            def done(index: int, score: Score) -> None:
+                progress.update()
+                if (key := requests[index][0]) is not None:
+                    self.cache_hook.add_partial("loglikelihood", key, (score.total, score.greedy))
+
+            scores = self.arm.score(fitted, on_result=done)
+        return [(score.total, bool(score.greedy)) for score in scores]
+
+    def loglikelihood_rolling(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[float]:
+        """Log-probability of each text, in disjoint windows of `max_length` tokens, each with one token of context."""
+        texts = [request.args[0] for request in requests]
+        windows: list[ScoreRequest] = []
+        owners: list[int] = []
+        for owner, text in enumerate(texts):
+            pieces = get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            for context, continuation in map(make_disjoint_window, pieces):
+                windows.append(ScoreRequest(tuple(context), tuple(continuation)))
+                owners.append(owner)
+        totals = [0.0] * len(texts)
+        open_windows = [owners.count(owner) for owner in range(len(texts))]
+
+        with tqdm(total=len(windows), desc="loglikelihood_rolling", disable=disable_tqdm) as progress:
+
+            def done(index: int, score: Score) -> None:
+                progress.update()
+                owner = owners[index]
+                totals[owner] += score.total
+                open_windows[owner] -= 1
+                if not open_windows[owner]:
+                    self.cache_hook.add_partial("loglikelihood_rolling", (texts[owner],), totals[owner])
+
+            self.arm.score(windows, greedy=False, on_result=done)
+        return totals
+
+    # -- generation ---------------------------------------------------------------------------------------------
+
+    def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
+        """Generated text of each (prompt, generation arguments), cut at that request's own stop sequences."""
+        prompts: list[GenerateRequest] = []
+        stops: list[list[str]] = []
+        lengths: list[int] = []
+        for request in requests:
+            text, gen_kwargs = request.args
+            sampling, until = sampling_parameters(gen_kwargs, default_max=self.max_gen_toks, eos=self.tokens.eos_text)
+            prompt = self.tok_encode(text)
+            room = self.max_length - sampling["max_new_tokens"]
+            if room < 1:
+                raise UsageError(f"max_gen_toks={sampling['max_new_tokens']} fills the window of {self.max_length}")
+            lengths.append(len(prompt) - room)
+            prompts.append(GenerateRequest(tuple(prompt[-room:]), sampling))
+            stops.append(until)
+        self._check_prompts(lengths)
+        texts: dict[int, str] = {}
+
+        with tqdm(total=len(requests), desc="generate_until", disable=disable_tqdm) as progress:
+
+            def done(index: int, generation: Generation) -> None:
+                progress.update()
+                texts[index] = self._answer(generation, stops[index])
+                self.cache_hook.add_partial("generate_until", requests[index].args, texts[index])
+
+            self.arm.generate(prompts, on_result=done)
+        return [texts[index] for index in range(len(requests))]
+
+    def _answer(self, generation: Generation, until: list[str]) -> str:
+        tokens = list(generation.tokens)
+        if isinstance(self._think_end, int) and self._think_end in tokens:
+            last = len(tokens) - 1 - tokens[::-1].index(self._think_end)
+            text = self.tok_decode(tokens[last + 1 :]).lstrip()
+        else:
+            text = self.tok_decode(tokens)
+        marker = self._think_end if isinstance(self._think_end, str) else None
+        return str(postprocess_generated_text(text, until, marker))
+
+    # -- windows ------------------------------------------------------------------------------------------------
+
+    def _fit(self, key: tuple[str, str] | None, context: list[int], continuation: list[int]) -> ScoreRequest:
+        """The request inside the window: as with `hf`, the last token is predicted and takes no place in it."""
+        if not continuation:
+            raise UsageError(f"a continuation has no tokens of its own: {key[1] if key else ''!r}")
+        if len(continuation) > self.max_length:
+            raise UsageError(f"a continuation of {len(continuation)} tokens exceeds the window of {self.max_length}")
+        kept = self.max_length + 1 - len(continuation)
+        return ScoreRequest(tuple(context[-kept:]), tuple(continuation))
+
+    def _warn_truncated(self, lengths: Sequence[int], limit: int) -> None:
+        over = [length for length in lengths if length > limit]
+        if over:
+            self._truncated += len(over)
+            logger.warning(
+                "%d of %d contexts exceed %d tokens and lost their left end (longest: %d)",
+                len(over), len(lengths), limit, max(over),
+            )  # fmt: skip
+
+    def _check_prompts(self, excess: Sequence[int]) -> None:
+        over = [tokens for tokens in excess if tokens > 0]
+        if not over:
+            return
+        message = f"{len(over)} of {len(excess)} prompts with room for their answers exceed {self.max_length} tokens"
+        if self._truncation == "refuse":
+            raise UsageError(f"{message} (by up to {max(over)}); raise max_length or pass truncation=left")
+        self._truncated += len(over)
+        logger.warning("%s and lost their left end (up to %d tokens)", message, max(over))
+
+
+def _open(options: ArmOptions, server_url: str | None) -> "Arm":
+    if server_url is None:
+        from sage_eval.engine.arm import open_arm
+
+        return open_arm(options)
+    from sage_eval.engine.server import open_server
+
+    return open_server(options, server_url)

@@ -1,0 +1,194 @@
+"""SGLang's engine inside this process.
+
+The engine lives on a thread of its own. There SGLang installs no signal handlers (on the main thread a dying scheduler
+makes it kill the whole process), requests stream back as they finish, and Ctrl-C reaches the caller, not SGLang.
+"""
+
+import asyncio
+import atexit
+import functools
+import logging
+import queue
+import re
+import signal
+import tempfile
+import threading
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from sage_eval.engine import host
+from sage_eval.engine.requests import Payload, Reply
+from sage_eval.engine.scheduler import run_scheduler
+from sage_eval.errors import EngineError
+
+MAX_IN_FLIGHT = 256
+"""Requests handed to SGLang at a time; it queues them itself, this bounds the replies held in memory."""
+_POLL_SECONDS = 0.5
+_EXCEPTION = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt))(?:: (.*))?$")
+
+logger = logging.getLogger(__name__)
+
+
+class LocalEngine:
+    """An SGLang `Engine` and its child processes. Arguments: `ServerArgs` keywords, environment of the children.
+
+    Raises `EngineError` with the scheduler's own last error if the engine does not come up.
+    """
+
+    def __init__(self, server_args: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
+        with tempfile.NamedTemporaryFile(prefix="sage-eval-engine-", suffix=".log", delete=False) as log:
+            self._log = Path(log.name)
+        self._died = threading.Event()
+        self._closed = False
+        self._engine: Any = None
+        before = host.children()
+        self._old_handler = self._watch_sigquit()
+        atexit.register(self.close)
+        started: Future[Any] = Future()
+        self._thread = threading.Thread(
+            target=self._serve, args=(dict(server_args), started), name="sglang-engine", daemon=True
+        )
+        self._children: set[Any] = set()
+        try:
+            with host.undisturbed(environment or {}):
+                self._thread.start()
+                self._engine = self._wait(started)
+        except BaseException:
+            self._children = host.children() - before
+            self.close()
+            raise
+        self._children = host.children() - before
+
+    def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
+        """Serve `batch`; yields (index in the batch, reply) as replies arrive."""
+        if self._closed:
+            raise EngineError("the engine is closed; open the arm again")
+        results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        task = self._submit(self._drive(batch, results))
+        try:
+            for _ in range(len(batch)):
+                index, reply = self._next(results)
+                if isinstance(reply, Exception):
+                    length = len(batch[index]["input_ids"])
+                    raise EngineError(f"SGLang refused a prompt of {length} tokens: {reply}") from reply
+                reason = reply["meta_info"].get("finish_reason") or {}
+                if reason.get("type") == "abort":
+                    raise EngineError(f"SGLang aborted a request: {reason.get('message', reason)}")
+                yield index, reply
+        finally:
+            task.cancel()
+
+    def info(self) -> dict[str, Any]:
+        """SGLang's resolved settings, its version and `internal_states`, one for each data-parallel rank."""
+        import dataclasses
+
+        from sglang import __version__
+        from sglang.srt.utils.msgspec_utils import msgspec_to_builtins
+
+        manager = self._engine.tokenizer_manager
+        states = self._wait(self._submit(manager.get_internal_state()))
+        settings = manager.resolved_config_dict(dataclasses.asdict(manager.server_args))
+        info: dict[str, Any] = msgspec_to_builtins(
+            {**settings, **self._engine._scheduler_init_result.scheduler_infos[0], "internal_states": states}
+        )
+        return info | {"version": __version__}
+
+    def close(self) -> None:
+        """Stop the engine and its processes, only its own. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        engine = self._engine
+        if engine is not None:
+            atexit.unregister(engine.shutdown)  # it would kill every child of this process, other engines too
+            if engine.tokenizer_manager._subprocess_watchdog is not None:
+                engine.tokenizer_manager._subprocess_watchdog.stop()
+            if engine.send_to_rpc is not None:
+                engine.send_to_rpc.close(linger=0)
+            engine.loop.call_soon_threadsafe(engine.loop.stop)
+            self._thread.join(timeout=10)
+        host.kill(self._children)
+        if self._old_handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGQUIT, self._old_handler)
+        self._log.unlink(missing_ok=True)
+
+    def _serve(self, server_args: dict[str, Any], started: "Future[Any]") -> None:
+        try:
+            from sglang.srt.entrypoints.engine import Engine
+
+            class LoggedEngine(Engine):  # type: ignore[misc]
+                run_scheduler_process_func = functools.partial(run_scheduler, str(self._log))
+
+            engine = LoggedEngine(**server_args)
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        started.set_result(engine)
+        engine.loop.run_forever()
+        leftover = asyncio.all_tasks(engine.loop)
+        for task in leftover:
+            task.cancel()
+        engine.loop.run_until_complete(asyncio.gather(*leftover, return_exceptions=True))
+
+    async def _drive(self, batch: Sequence[Payload], results: "queue.SimpleQueue[tuple[int, Any]]") -> None:
+        gate = asyncio.Semaphore(MAX_IN_FLIGHT)
+
+        async def one(index: int, payload: Payload) -> None:
+            async with gate:
+                try:
+                    results.put((index, await self._engine.async_generate(**payload)))
+                except Exception as error:
+                    results.put((index, error))
+
+        await asyncio.gather(*(one(index, payload) for index, payload in enumerate(batch)))
+
+    def _submit(self, work: Coroutine[Any, Any, Any]) -> "Future[Any]":
+        return asyncio.run_coroutine_threadsafe(work, self._engine.loop)
+
+    def _next(self, results: "queue.SimpleQueue[tuple[int, Any]]") -> tuple[int, Any]:
+        while True:
+            try:
+                return results.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                self._raise_if_dead()
+
+    def _wait(self, future: "Future[Any]") -> Any:
+        while True:
+            try:
+                return future.result(timeout=_POLL_SECONDS)
+            except TimeoutError:
+                if future.done():
+                    raise
+                self._raise_if_dead()
+            except (EngineError, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                raise EngineError(f"the engine did not start: {self._last_error() or error}") from error
+
+    def _raise_if_dead(self) -> None:
+        dead = self._died.is_set() or any(not child.is_running() for child in self._children)
+        if dead:
+            raise self._post_mortem()
+
+    def _post_mortem(self) -> EngineError:
+        reason = self._last_error() or "no error in its log; the kernel may have killed it for memory (see dmesg)"
+        error = EngineError(f"SGLang's scheduler died: {reason}")
+        error.add_note("\n".join(self._log.read_text(errors="replace").splitlines()[-20:]))
+        return error
+
+    def _last_error(self) -> str | None:
+        """The last exception in the scheduler's log, as one line."""
+        for line in reversed(self._log.read_text(errors="replace").splitlines()):
+            if match := _EXCEPTION.match(line.strip()):
+                name, text = match.groups()
+                return text if name == "UsageError" and text else line.strip()
+        return None
+
+    def _watch_sigquit(self) -> Any:
+        """A scheduler that fails sends SIGQUIT to its parent, whose default is to die of it: take note instead."""
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        return signal.signal(signal.SIGQUIT, lambda *_: self._died.set())

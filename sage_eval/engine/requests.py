@@ -1,0 +1,127 @@
+"""Requests and results of an arm, in token ids: how they are put to SGLang and how its replies are read."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sage_eval.errors import EngineError
+
+Payload = dict[str, Any]
+"""Arguments of SGLang's `Engine.generate`, equally the JSON body of a server's `/generate`."""
+Reply = dict[str, Any]
+"""SGLang's answer to one payload: `output_ids`, `text`, `meta_info`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Log-probability of `continuation` after `context`; both non-empty."""
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Natural log-probabilities, one a continuation token, and whether each token was the most probable one.
+
+    `greedy` is None where the caller did not ask for it.
+    """
+
+    logprobs: tuple[float, ...]
+    greedy: bool | None
+
+    @property
+    def total(self) -> float:
+        """Log-probability of the whole continuation."""
+        return math.fsum(self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """A prompt and SGLang sampling parameters (`max_new_tokens`, `temperature`, `stop`, …)."""
+
+    prompt: tuple[int, ...]
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Generated token ids and SGLang's reason for stopping (`stop`, `length`)."""
+
+    tokens: tuple[int, ...]
+    finish_reason: str
+
+
+@dataclass(slots=True)
+class Group:
+    """Score requests that share every token but their last one: one prompt to the engine.
+
+    The prompt is `context + continuation[:-1]`. The last tokens never enter the model; their log-probabilities are
+    read from the distribution after the prompt. `start` is the shortest member context's length.
+    """
+
+    prompt: tuple[int, ...]
+    start: int
+    members: list[int]
+    last_tokens: set[int]
+
+    def payload(self, *, greedy: bool) -> Payload:
+        """The engine request; `greedy` also asks for the most probable token at each position."""
+        return {
+            "input_ids": list(self.prompt),
+            "sampling_params": {"max_new_tokens": 0, "temperature": 0.0},
+            "return_logprob": True,
+            # SGLang reports log-probabilities from this position on, the first of them always empty.
+            "logprob_start_len": self.start - 1 if self.start < len(self.prompt) else -1,
+            "top_logprobs_num": int(greedy),
+            "token_ids_logprob": sorted(self.last_tokens),
+        }
+
+    def read(self, request: ScoreRequest, reply: Reply, *, greedy: bool) -> Score:
+        """The score of one member. Raises `EngineError` where a log-probability is missing, NaN or infinite."""
+        meta = reply["meta_info"]
+        scored = len(request.continuation) - 1  # tokens of the continuation that are part of the prompt
+        try:
+            after = {token: value for value, token, *_ in meta["output_token_ids_logprobs"][0]}
+            values = [entry[0] for entry in _tail(meta.get("input_token_logprobs"), scored)]
+            values.append(after[request.continuation[-1]])
+            best = []
+            if greedy:
+                best = [entry[0][0] for entry in _tail(meta.get("input_top_logprobs"), scored)]
+                best.append(meta["output_top_logprobs"][0][0][0])
+        except (KeyError, IndexError, TypeError) as error:
+            raise EngineError(
+                f"SGLang's reply to a prompt of {len(self.prompt)} tokens lacks logprobs ({error!r})"
+            ) from error
+        if not all(_finite(value) for value in (*values, *best)):
+            raise EngineError(
+                f"SGLang returned NaN or missing logprobs for a prompt of {len(self.prompt)} tokens: the attention "
+                "backend or the model's dtype is broken here; try another attention_backend or dtype"
+            )
+        # Both come from one tensor, so the most probable token compares equal to itself, ties included.
+        is_greedy = all(value >= top for value, top in zip(values, best, strict=True)) if greedy else None
+        return Score(tuple(values), is_greedy)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _tail(entries: Sequence[Any] | None, count: int) -> Sequence[Any]:
+    if count == 0:
+        return []
+    if entries is None or len(entries) <= count:  # the first entry is always empty and never counts
+        raise IndexError(f"{count} input logprobs expected, {len(entries or [])} entries returned")
+    return entries[-count:]
+
+
+def generate_payload(request: GenerateRequest) -> Payload:
+    """The engine request for a generation."""
+    return {"input_ids": list(request.prompt), "sampling_params": dict(request.sampling)}
+
+
+def read_generation(reply: Reply) -> Generation:
+    """Generated tokens of a reply."""
+    reason = reply["meta_info"].get("finish_reason") or {}
+    return Generation(tuple(reply["output_ids"]), str(reason.get("type")))
