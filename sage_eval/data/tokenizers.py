@@ -1,0 +1,43 @@
+"""The model's tokenizer, for tasks whose prompts are measured in its tokens."""
+
+from functools import lru_cache
+from typing import Any
+
+from sage_eval.errors import PrerequisiteError, UsageError
+
+KEYS = ("tokenizer", "tokenizer_path", "pretrained", "model_path", "model")
+
+
+def tokenizer_of(metadata: dict[str, Any], task: str) -> Any:
+    """The tokenizer that a task's metadata names; lm-eval puts the model's arguments there.
+
+    Raises `UsageError` where no key names one, `PrerequisiteError` where it cannot be loaded or is a slow one, which
+    cannot tell which characters a token covers.
+    """
+    for key in KEYS:
+        if isinstance(name := metadata.get(key), str) and name:
+            return _load(name, str(metadata.get("revision") or "main"), bool(metadata.get("trust_remote_code", False)))
+    raise UsageError(
+        f"{task} measures text in the model's tokens and knows no tokenizer: "
+        """add --metadata '{"tokenizer": "PATH_OR_NAME"}', or pretrained=… to --model_args"""
+    )
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, revision: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise PrerequisiteError(f"no tokenizer at {name!r}: {reason}; give a model folder or a hub name") from error
+    if not tokenizer.is_fast:
+        raise PrerequisiteError(f"the tokenizer at {name!r} has no fast version, which tells where tokens lie in a text")
+    return tokenizer
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """`text` in tokens, without special ones."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
