@@ -5,8 +5,8 @@ Numerics of SageAttention 1 (Zhang et al., arXiv:2410.02367, the per-block varia
 1. K is shifted by its mean over the sequence, in fp32. A shift common to all keys moves every logit of a query by the
    same amount, which softmax does not see, so nothing has to be undone.
 2. Q times softmax scale times log2(e), in blocks of 128 rows counted from the first new token, and K, in blocks of 64
-   keys counted from key 0, become integers per head and block: `scale = max|x| / 127`, `code = x / scale` rounded half
-   away from zero. An all-zero block keeps a tiny positive scale and so stays finite.
+   keys counted from key 0, become integers per head and block: `scale = max|x| / 127`, `code = x · (1 / scale)` in
+   fp32, rounded half away from zero. An all-zero block keeps a tiny positive scale and so stays finite.
 3. `S = codes_q · codes_k × scale_q × scale_k`; softmax is online over the key blocks, in base 2 and fp32.
 4. P and V are fp16, their product over one block of 64 keys is an fp16 number, and blocks are summed in fp32. V is
    scaled down by a power of two, per head, where a block's sum could leave fp16's range.
@@ -139,7 +139,7 @@ def _quantise(x: Tensor, block: int, bits: int) -> tuple[Tensor, Tensor]:
     length, heads, dim = x.shape
     blocks = zero_pad(x, (0, 0, 0, 0, 0, -length % block)).view(-1, block, heads, dim)
     scales = (blocks.abs().amax((1, 3)) / top).clamp_min(torch.finfo(torch.float32).tiny)
-    ratio = blocks / scales[:, None, :, None]
+    ratio = blocks * scales.reciprocal()[:, None, :, None]
     codes = (ratio + torch.copysign(ratio.new_tensor(0.5), ratio)).to(torch.int8)  # the conversion truncates
     return codes.view(-1, heads, dim)[:length], scales
 

@@ -118,6 +118,15 @@ def test_a_block_of_large_equal_values_does_not_overflow() -> None:
     torch.testing.assert_close(out, torch.full_like(out, 2000.0), rtol=1e-3, atol=0)
 
 
+def test_the_sum_of_a_block_is_an_fp16_number() -> None:
+    """63 values of 32 and one of 33, weighted alike: fp16 has 2,048 and 2,050, not 2,049."""
+    v = torch.full((64, 1, 64), 32.0)
+    v[0] = 33.0
+    zeros = torch.zeros_like(v)
+    assert numerics.attention(zeros[:1], zeros, v, scale=0.125).eq(32.0).all()
+    assert numerics.attention(zeros[:1], zeros, v, scale=0.125, variant="exact").eq(2049 / 64).all()
+
+
 @pytest.mark.parametrize("variant", ["exact", "int8-fp16", "int8-fp8", "int4-fp16"])
 @pytest.mark.parametrize("length", [1, 64, 100])
 def test_zeros_and_single_tokens_are_finite(variant: str, length: int) -> None:

@@ -20,9 +20,10 @@ def loop_codes(x: np.ndarray, block: int, top: int) -> tuple[np.ndarray, np.ndar
             largest = max((abs(x[t, h, d]) for t in rows for d in range(dim)), default=np.float32(0))
             scale = max(np.float32(largest) / np.float32(top), np.finfo(np.float32).tiny)
             scales[b, h] = scale
+            inverse = np.float32(1) / scale
             for t in rows:
                 for d in range(dim):
-                    ratio = x[t, h, d] / scale
+                    ratio = x[t, h, d] * inverse
                     codes[t, h, d] = int(ratio + np.float32(0.5 if ratio >= 0 else -0.5))
     return codes, scales
 
