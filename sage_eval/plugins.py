@@ -22,9 +22,7 @@ def register_sglang() -> None:
     if BACKEND not in ATTENTION_BACKEND_CHOICES:
         add_attention_backend_choices([BACKEND])
     register_attention_backend(BACKEND)(create_backend)
-    HookRegistry.register(
-        "sglang.srt.managers.scheduler.Scheduler.get_internal_state", _add_coverage, HookType.AFTER
-    )
+    HookRegistry.register("sglang.srt.managers.scheduler.Scheduler.get_internal_state", _add_coverage, HookType.AFTER)
     if activate_cpu_platform():
         HookRegistry.register("sglang.srt.utils.common.support_triton", _no_triton_on_cpu, HookType.AROUND)
 

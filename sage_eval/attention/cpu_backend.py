@@ -32,13 +32,33 @@ class SageTorchAttnBackend(TorchNativeAttnBackend):  # type: ignore[misc]
             raise UsageError("smooth_k=static needs the paged CUDA kernels; on this host use sequence or off")
         self.settings = settings
 
-    def forward_extend(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        check_call({name: kwargs.pop(name) for name in kwargs.keys() - {"save_kv_cache"}})
-        return super().forward_extend(*args, **kwargs)  # type: ignore[no-any-return]
+    def forward_extend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        layer: Any,
+        forward_batch: Any,
+        save_kv_cache: bool = True,
+        **extra: Any,
+    ) -> torch.Tensor:
+        check_call(extra)
+        out: torch.Tensor = super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
+        return out
 
-    def forward_decode(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        check_call({name: kwargs.pop(name) for name in kwargs.keys() - {"save_kv_cache"}})
-        return super().forward_decode(*args, **kwargs)  # type: ignore[no-any-return]
+    def forward_decode(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        layer: Any,
+        forward_batch: Any,
+        save_kv_cache: bool = True,
+        **extra: Any,
+    ) -> torch.Tensor:
+        check_call(extra)
+        out: torch.Tensor = super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)
+        return out
 
     def _run_sdpa_forward_extend(
         self,

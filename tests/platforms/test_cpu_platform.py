@@ -1,0 +1,33 @@
+"""The platform plugin: there without an accelerator, silent with one."""
+
+import pytest
+import torch
+
+from sage_eval.plugins import activate_cpu_platform
+
+
+@pytest.mark.parametrize("device", ["cuda", "xpu"])
+def test_it_never_activates_beside_an_accelerator(device, monkeypatch):
+    monkeypatch.setattr(getattr(torch, device), "is_available", lambda: True)
+    assert activate_cpu_platform() is None
+
+
+def test_it_gives_sglang_a_platform_on_a_plain_host(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
+    from sglang.srt.platforms import _load_platform_class
+
+    platform = _load_platform_class(activate_cpu_platform())()
+    assert platform.device_type == "cpu"
+    assert platform.get_default_attention_backend() == "torch_native"
+
+
+def test_server_arguments_that_were_given_win_over_its_defaults():
+    from types import SimpleNamespace
+
+    from sage_eval.platforms.cpu import SageCpuPlatform
+
+    given = SimpleNamespace(mem_fraction_static=0.2, max_total_tokens=None)
+    SageCpuPlatform().apply_server_args_defaults(given)
+    assert given.mem_fraction_static == 0.2
+    assert given.max_total_tokens > 8192
