@@ -1,0 +1,86 @@
+"""A running SGLang server as an arm: the same payloads over HTTP."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+import httpx
+
+from sage_eval.engine.arm import Arm
+from sage_eval.engine.options import ArmOptions
+from sage_eval.engine.requests import Payload, Reply
+from sage_eval.errors import EngineError, PrerequisiteError, UsageError
+
+CONNECTIONS = 32
+_TIMEOUT = httpx.Timeout(None, connect=10.0)  # a long prompt may take minutes; a server that is not there shows at once
+
+
+class ServerEngine:
+    """Talks to `python -m sglang.launch_server …` or `sglang serve …` at `url`. Leaves it running when closed."""
+
+    def __init__(self, url: str, *, api_key: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        limits = httpx.Limits(max_connections=CONNECTIONS)
+        self._url = url.rstrip("/")
+        self._client = httpx.Client(base_url=self._url, timeout=_TIMEOUT, headers=headers, limits=limits)
+
+    def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
+        """Serve `batch`; yields (index in the batch, reply) as replies arrive."""
+        pool = ThreadPoolExecutor(CONNECTIONS)
+        try:
+            work = {pool.submit(self._call, "POST", "/generate", payload): i for i, payload in enumerate(batch)}
+            for done in as_completed(work):
+                yield work[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def info(self) -> dict[str, Any]:
+        """SGLang's server info."""
+        return self._call("GET", "/server_info")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _call(self, method: str, path: str, payload: Payload | None = None) -> dict[str, Any]:
+        try:
+            response = self._client.request(method, path, json=payload)
+        except httpx.ConnectError as error:
+            raise PrerequisiteError(
+                f"no SGLang server answers at {self._url} ({error}); start one or fix the URL"
+            ) from error
+        except httpx.HTTPError as error:
+            raise EngineError(f"the SGLang server at {self._url} broke off: {error!r}") from error
+        if response.is_error:
+            raise EngineError(
+                f"the SGLang server at {self._url} answered {response.status_code}: {response.text[:300]}"
+            )
+        reply: dict[str, Any] = response.json()
+        return reply
+
+
+def open_server(options: ArmOptions, url: str) -> Arm:
+    """An arm on the server at `url`, which brings its own engine settings.
+
+    Raises `UsageError` for engine arguments and `sage_attn` settings, which belong on the server's command line, and
+    `PrerequisiteError` if nothing answers.
+    """
+    given = set(options.engine) - {"revision", "trust_remote_code", "tokenizer_path"}
+    if given or options.attention:
+        names = ", ".join(sorted(given)) or "sage_attn settings"
+        raise UsageError(f"{names}: with server_url the engine is configured where the server is started")
+    engine = ServerEngine(url)
+    try:
+        info = engine.info()
+        names = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
+        fresh = info.get("disable_radix_cache") and info.get("chunked_prefill_size") in (None, -1)
+        served = options.model_copy(
+            update={
+                "engine": {name: info[name] for name in names if info.get(name)},
+                "mode": "fidelity" if fresh else "throughput",
+            }
+        )
+        return Arm(served, engine)
+    except BaseException:
+        engine.close()
+        raise

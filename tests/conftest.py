@@ -1,0 +1,44 @@
+"""Fixtures for every room: the reference model, and real engines that are shared within a module."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def reference_model() -> Path:
+    """Folder of the bundled model."""
+    for folder in (ROOT / "reference_model", ROOT.parent / "shared" / "reference-model"):
+        if any(folder.glob("*.safetensors")):
+            return folder
+    pytest.fail("reference_model/ has no weights: the checkout is incomplete")
+
+
+@pytest.fixture(scope="session")
+def prose() -> str:
+    """English text of some 10,000 characters that every checkout has."""
+    return (ROOT / "LICENSE").read_text()
+
+
+@pytest.fixture(scope="module")
+def open_arm(reference_model: Path) -> Iterator[Callable[..., Any]]:
+    """`open_arm(**arguments)`: an arm on the reference model. Closed after the module; the next closes it."""
+    from sage_eval.engine.arm import Arm, open_arm
+    from sage_eval.engine.options import ArmOptions
+
+    current: list[Arm] = []
+
+    def opened(**arguments: Any) -> Arm:
+        while current:
+            current.pop().close()
+        arguments = {"dtype": "float32", "max_length": 4608} | arguments
+        current.append(open_arm(ArmOptions.from_arguments(str(reference_model), **arguments)))
+        return current[-1]
+
+    yield opened
+    while current:
+        current.pop().close()

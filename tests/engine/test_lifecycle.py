@@ -1,0 +1,113 @@
+"""How engines start, fail and end."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import psutil
+import pytest
+
+from sage_eval.engine import host
+from sage_eval.engine.arm import open_arm
+from sage_eval.engine.options import ArmOptions
+from sage_eval.engine.requests import ScoreRequest
+from sage_eval.engine.server import open_server
+from sage_eval.errors import EngineError
+
+pytestmark = pytest.mark.engine
+
+
+def test_a_failed_start_is_one_line_with_the_schedulers_reason(reference_model, tmp_path):
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(reference_model / file, tmp_path)
+    children = host.children()
+    with pytest.raises(EngineError, match=r"(?i)weights") as caught:
+        open_arm(ArmOptions.from_arguments(str(tmp_path)))
+    assert "\n" not in str(caught.value)
+    assert host.children() == children
+    assert signal.getsignal(signal.SIGQUIT) == signal.SIG_DFL
+
+
+SCRIPT = """
+import sys
+from sage_eval.engine import ArmOptions, ScoreRequest, open_arm
+
+if __name__ == "__main__":
+    with open_arm(ArmOptions.from_arguments(sys.argv[1], max_length=4608)) as arm:
+        print("ready", flush=True)
+        while True:
+            arm.score([ScoreRequest(tuple(range(10, 2000)), (5,))])
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_engine_with_the_process(reference_model, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py", reference_model],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == b"ready\n"
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 2
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the whole group
+    assert process.wait(timeout=60) not in (0, None)
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert not alive
+
+
+@pytest.mark.slow
+def test_closing_one_engine_leaves_the_other_alone(reference_model):
+    options = ArmOptions.from_arguments(str(reference_model), max_length=512)
+    request = ScoreRequest((1, 2, 3), (4,))
+    with open_arm(options) as first:
+        second = open_arm(options)
+        expected = first.score([request])
+        second.close()
+        assert first.score([request]) == expected
+
+
+@pytest.mark.slow
+def test_a_server_scores_as_an_engine_in_process_does(reference_model, prose):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [
+            sys.executable, "-m", "sglang.launch_server", "--model-path", reference_model, "--port", str(port),
+            "--device", "cpu", "--attention-backend", "sage_attn", "--dtype", "float32", "--log-level", "error",
+            "--enable-fp32-lm-head",
+        ],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    requests = [ScoreRequest(tuple(range(20, 120 + n)), (n, n + 1)) for n in range(3, 9)]
+    try:
+        deadline = time.monotonic() + 300
+        while True:
+            try:
+                if httpx.get(f"{url}/health", timeout=5).is_success:
+                    break
+            except httpx.HTTPError:
+                pass
+            assert server.poll() is None and time.monotonic() < deadline, "the server did not come up"
+            time.sleep(1)
+        with open_server(ArmOptions.from_arguments(str(reference_model)), url) as arm:
+            assert (arm.backend, arm.options.mode) == ("sage_attn", "throughput")
+            remote = [score.total for score in arm.score(requests)]
+            assert arm.coverage.counted
+        assert server.poll() is None, "the server is not ours to stop"
+    finally:
+        host.kill({psutil.Process(server.pid)})
+        server.wait()
+    options = ArmOptions.from_arguments(
+        str(reference_model), mode="throughput", attention_backend="sage_attn", dtype="float32", max_length=512
+    )
+    with open_arm(options) as arm:
+        assert [score.total for score in arm.score(requests)] == pytest.approx(remote, abs=1e-2)

@@ -1,0 +1,105 @@
+"""A real engine with `sage_attn`: coverage, planning under quantisation, and its death. One engine for the module."""
+
+import os
+import random
+import signal
+
+import psutil
+import pytest
+import torch
+
+from sage_eval.engine import host
+from sage_eval.engine.requests import GenerateRequest, ScoreRequest
+from sage_eval.errors import EngineError
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def arm(open_arm):
+    """Fidelity settings, but with the prefix cache on, so that the tests decide what is cached."""
+    return open_arm(attention_backend="sage_attn", disable_radix_cache=False)
+
+
+@pytest.fixture(scope="module")
+def text(reference_model, prose):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(reference_model).encode(prose)
+
+
+def test_every_prompt_token_is_counted_by_a_sage_kernel(arm, text):
+    before = arm.coverage
+    arm.score([ScoreRequest(tuple(text[:300]), (5,)), ScoreRequest(tuple(text[300:420]), (6, 7, 8))])
+    prefill = {name: n - before.tokens.get(name, 0) for name, n in arm.coverage.tokens.items() if "prefill/" in name}
+    assert arm.coverage.counted
+    assert sum(prefill.values()) == 300 + 122
+    assert all(name.startswith("prefill/sage") for name in prefill)
+
+
+def test_cached_tokens_are_not_computed_again(arm, text):
+    prefix = tuple(text[500:800])
+    arm.score([ScoreRequest(prefix, (5,))])
+    before = arm.coverage
+    arm.score([ScoreRequest((*prefix, 11, 12, 13), (5,))])
+    assert arm.coverage.cached_tokens - before.cached_tokens == 300
+    assert arm.coverage.computed_tokens - before.computed_tokens == 3
+    with_prefix = sum(n for name, n in arm.coverage.tokens.items() if name.startswith("prefill_prefix/sage"))
+    assert with_prefix >= 3
+
+
+def test_generation_counts_its_decode_steps(arm, text):
+    before = sum(n for name, n in arm.coverage.tokens.items() if name.startswith("decode/"))
+    (generation,) = arm.generate([GenerateRequest(tuple(text[900:950]), {"max_new_tokens": 5, "temperature": 0.0})])
+    after = sum(n for name, n in arm.coverage.tokens.items() if name.startswith("decode/"))
+    assert len(generation.tokens) == 5
+    assert after - before == 4, "the first new token comes out of the prefill"
+
+
+def test_grouping_costs_less_than_the_quantisation(arm, text, reference_model):
+    """The last token takes part in the quantisation of a whole prompt and not in that of a grouped one.
+
+    That difference must stay below the backend's own error, both measured over the same answers.
+    """
+    from transformers import AutoModelForCausalLM
+
+    exact = AutoModelForCausalLM.from_pretrained(reference_model, dtype=torch.float32)
+    rng = random.Random(0)
+    starts = [rng.randrange(len(text) - 300) for _ in range(12)]
+    contexts = [tuple(text[start : start + rng.randint(100, 280)]) for start in starts]
+    requests = [ScoreRequest(context, (answer,)) for context in contexts for answer in (330, 331, 332, 333)]
+    grouped = torch.tensor([score.total for score in arm.score(requests)])
+    payloads = [
+        {
+            "input_ids": [*request.context, *request.continuation],
+            "sampling_params": {"max_new_tokens": 0, "temperature": 0.0},
+            "return_logprob": True,
+            "logprob_start_len": 0,
+        }
+        for request in requests
+    ]
+    replies = dict(arm.transport.stream(payloads))
+    whole = torch.tensor([replies[i]["meta_info"]["input_token_logprobs"][-1][0] for i in range(len(requests))])
+    with torch.inference_mode():
+        rows = [exact(torch.tensor([context])).logits[0, -1].log_softmax(-1) for context in contexts]
+    truth = torch.tensor([float(row[answer]) for row in rows for answer in (330, 331, 332, 333)])
+
+    grouping = (grouped - whole).square().mean().sqrt()
+    quantisation = (whole - truth).square().mean().sqrt()
+    assert 0 < quantisation < 0.2
+    assert grouping < quantisation
+
+
+def test_a_killed_scheduler_is_an_error_and_nothing_is_left(arm, text):
+    """Last in the module: it ends the engine."""
+    mine = set(arm.transport._children)
+    work = arm.transport.stream([{"input_ids": text[:1000], "sampling_params": {"max_new_tokens": 500}}])
+    scheduler = next(process for process in mine if "scheduler" in " ".join(process.cmdline()) + process.name())
+    os.kill(scheduler.pid, signal.SIGKILL)
+    with pytest.raises(EngineError, match="scheduler died"):
+        list(work)
+    arm.close()
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in mine)
+    assert not mine & host.children()
+    with pytest.raises(EngineError, match="closed"):
+        arm.score([ScoreRequest((1,), (2,))])
