@@ -18,6 +18,9 @@ from .estimate import MIN_UNITS, Codes, Estimate, codes, column, same_length
 BCA_LIMIT = 2_000
 """BCa evaluates the statistic once more for every unit; above so many the percentile interval is as good."""
 
+BATCH_CELLS = 1 << 20
+"""Resampled indices held at once."""
+
 
 def bootstrap(
     statistic: Callable[..., Any],
@@ -46,7 +49,7 @@ def bootstrap(
 
     method = "BCa" if units <= BCA_LIMIT else "percentile"
     sample = np.arange(units)
-    draw: dict[str, Any] = {"vectorized": False, "confidence_level": level, "batch": 1}
+    draw: dict[str, Any] = {"vectorized": False, "confidence_level": level, "batch": max(1, BATCH_CELLS // units)}
     rng = np.random.default_rng(seed)
     result = stats.bootstrap((sample,), resampled, rng=rng, n_resamples=resamples, method="percentile", **draw)
     if np.isnan(result.bootstrap_distribution).any():

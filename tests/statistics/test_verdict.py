@@ -1,0 +1,175 @@
+"""Every branch of the verdict, by table; and how often two equal arms raise an alarm."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sage_eval.statistics.paired import mean, paired_difference, paired_ratio_difference
+from sage_eval.statistics.verdict import KINDS, METRICS, Evidence, judge
+
+ACCURACY, PERPLEXITY = METRICS["accuracy"], METRICS["log_perplexity"]
+
+
+def answers(lost, gained, n=4_000):
+    base, cand = np.zeros(n), np.zeros(n)
+    base[:lost] = 1
+    cand[lost : lost + gained] = 1
+    return paired_difference(base, cand)
+
+
+CONTROL = {"int4": answers(lost=600, gained=100)}
+
+
+def task(difference, name="mmlu", **changes):
+    evidence = Evidence(name, ACCURACY, difference, controls=CONTROL, baseline=mean([1, 1, 1, 0] * 1_000), chance=0.25)
+    return replace(evidence, **changes)
+
+
+EQUAL, LOSS, GAIN, UNCLEAR = answers(20, 20), answers(160, 40), answers(40, 160), answers(60, 50)
+
+TABLE = {
+    "inside the margin": (task(EQUAL), "equivalent", "lies within ±0.5 pp"),
+    "significant, yet inside": (task(answers(13, 1)), "equivalent", "a significant loss"),
+    "significant gain, inside": (task(answers(1, 13)), "equivalent", "a significant gain"),
+    "loss beyond": (task(LOSS), "worse", "-3 pp"),
+    "gain beyond": (task(GAIN), "better", "+3 pp"),
+    "wide interval": (task(UNCLEAR), "inconclusive", "items would settle it"),
+    "few items": (task(answers(0, 0, 29)), "inconclusive", "too few"),
+    "hashes": (task(EQUAL, hashes_match=False), "not established", "hashes differ"),
+    "coverage low": (task(EQUAL, coverage=0.97, required_coverage=1.0), "not established", "coverage is 97.00 %"),
+    "coverage unknown": (task(EQUAL, required_coverage=1.0), "not established", "coverage is unknown"),
+    "coverage reached": (task(EQUAL, coverage=1.0, required_coverage=1.0), "equivalent", "lies within"),
+    "coverage not asked": (task(EQUAL, coverage=0.2), "equivalent", "lies within"),
+    "at chance": (task(EQUAL, baseline=mean([1, 0, 0, 0] * 1_000)), "not established", "baseline is at chance"),
+    "no control": (task(EQUAL, controls={}), "not established", "no positive control"),
+    "control unseen": (task(EQUAL, controls={"int4": EQUAL}), "not established", "int4 was not seen"),
+    "control helps": (task(EQUAL, controls={"int4": GAIN}), "not established", "int4 was not seen"),
+    "control inside margin": (task(EQUAL, controls={"int4": answers(13, 1)}), "not established", "int4 was not seen"),
+    "control too few": (task(EQUAL, controls={"int4": answers(20, 0, 29)}), "not established", "int4 was not seen"),
+    "one control of two": (task(EQUAL, controls={"int4": EQUAL, "stress": LOSS}), "equivalent", "lies within"),
+    "control not beyond": (
+        task(answers(70, 35), controls={"int4": answers(60, 30)}),
+        "not established",
+        "not beyond the candidate",
+    ),
+    "damage needs no control": (task(LOSS, controls={}), "worse", "-3 pp"),
+    "damage beyond the control": (task(answers(900, 0)), "worse", "-22.5 pp"),
+    "gain needs a control": (task(GAIN, controls={}), "not established", "no positive control"),
+    "wide margin": (task(LOSS, metric=replace(ACCURACY, margin=0.05)), "equivalent", "a significant loss"),
+}
+
+
+@pytest.mark.parametrize(("evidence", "kind", "reason"), TABLE.values(), ids=TABLE.keys())
+def test_verdict_on_one_task(evidence, kind, reason):
+    verdict = judge([evidence])
+    assert (verdict.tasks[0].kind, verdict.kind) == (kind, kind)
+    assert reason in verdict.tasks[0].reason
+
+
+def nll(shift, spread=0.002, documents=62):
+    rng = np.random.default_rng(0)
+    words = rng.integers(500, 5_000, documents).astype(float)
+    noise = rng.normal(size=documents)
+    noise -= (noise * words).sum() / words.sum()
+    return paired_ratio_difference(3 * words, words * (3 + shift + spread * noise), words)
+
+
+@pytest.mark.parametrize(
+    ("shift", "kind"), [(0.0005, "equivalent"), (0.02, "worse"), (-0.02, "better"), (0.004, "equivalent")]
+)
+def test_higher_perplexity_is_the_harm(shift, kind):
+    evidence = Evidence("wikitext", PERPLEXITY, nll(shift), controls={"int4": nll(0.3)})
+    assert judge([evidence]).kind == kind
+
+
+ORDER = {
+    "all equivalent": ([EQUAL, EQUAL], "equivalent", "every task"),
+    "one better": ([EQUAL, GAIN], "better", "1 of 2 tasks: task1"),
+    "inconclusive beats better": ([GAIN, UNCLEAR], "inconclusive", "task1"),
+    "worse beats inconclusive": ([UNCLEAR, LOSS, EQUAL], "worse", "1 of 3 tasks: task1"),
+}
+
+
+@pytest.mark.parametrize(("differences", "kind", "reason"), ORDER.values(), ids=ORDER.keys())
+def test_overall_verdict(differences, kind, reason):
+    verdict = judge([task(difference, f"task{i}") for i, difference in enumerate(differences)])
+    assert verdict.kind == kind
+    assert reason in verdict.reason
+
+
+def test_one_task_not_established_leaves_the_whole_so():
+    assert judge([task(EQUAL), task(UNCLEAR), task(EQUAL, hashes_match=False)]).kind == "not established"
+
+
+def test_holm_counts_the_tasks_that_can_be_judged():
+    loss = answers(32, 14)  # p = 0.011: significant alone or among three, not among six
+    alone, among_three, barred, among_six = (
+        judge([task(loss)] + [task(answers(9, 9), hashes_match=valid)] * others).tasks[0]
+        for others, valid in ((0, True), (2, True), (5, False), (5, True))
+    )
+    assert (alone.kind, among_three.kind, barred.kind, among_six.kind) == ("worse", "worse", "worse", "inconclusive")
+    assert among_three.p == pytest.approx(3 * alone.p)
+    assert barred.p == alone.p
+    assert among_six.items > loss.n
+
+
+def test_excess_is_over_the_floor_and_a_floor_of_zero_divides_nothing():
+    with_floor = judge([task(LOSS, floor=answers(10, 0)), task(LOSS, floor=answers(0, 0)), task(LOSS)]).tasks
+    assert [t.excess for t in with_floor] == [pytest.approx(-0.0275), pytest.approx(-0.03), None]
+
+
+@pytest.mark.parametrize(
+    ("difference", "fail_on", "fails"),
+    [
+        (LOSS, ["worse"], True),
+        (UNCLEAR, ["worse"], False),
+        (UNCLEAR, ["worse", "inconclusive"], True),
+        (EQUAL, KINDS[1:], False),
+    ],
+)
+def test_fail_on_decides_the_exit_code(difference, fail_on, fails):
+    assert judge([task(difference)]).fails(fail_on) is fails
+
+
+def test_fail_on_sees_a_task_that_the_overall_verdict_hides():
+    assert judge([task(LOSS), task(UNCLEAR)]).fails(["inconclusive"])
+
+
+def test_fail_on_refuses_unknown_verdicts():
+    with pytest.raises(ValueError, match="unknown verdict bad; choose from equivalent"):
+        judge([task(EQUAL)]).fails(["bad"])
+
+
+def test_a_verdict_needs_a_task():
+    with pytest.raises(ValueError, match="at least one task"):
+        judge([])
+
+
+def test_equal_arms_raise_few_alarms():
+    # 5 % of 1,000 is 50, and 67 two and a half standard errors more
+    rng = np.random.default_rng(2024)
+    alarms = 0
+    for _ in range(1_000):
+        subjects, documents = 2_000, 62
+        correct = (rng.random(subjects) < 0.6).astype(float)
+        flipped = np.where(rng.random(subjects) < 0.02, 1 - correct, correct)
+        # flips between equal arms go either way with the same chance
+        base, cand = np.where(rng.random(subjects) < 0.5, (correct, flipped), (flipped, correct))
+        words = rng.integers(500, 5_000, documents).astype(float)
+        loss = words * rng.normal(3, 0.3, documents)
+        noise = words * rng.normal(0, 0.02, (2, documents))
+        verdict = judge(
+            [
+                task(paired_difference(base, cand)),
+                Evidence(
+                    "wikitext",
+                    PERPLEXITY,
+                    paired_ratio_difference(loss + noise[0], loss + noise[1], words),
+                    controls={"int4": nll(0.3)},
+                ),
+            ]
+        )
+        alarms += any(t.kind in ("worse", "better") for t in verdict.tasks)
+    assert alarms <= 67
+    assert alarms >= 10, "a test that never alarms would have no power"
