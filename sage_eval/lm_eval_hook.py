@@ -27,7 +27,7 @@ OURS = "sage_"
 def install() -> None:
     """Patch the lm-eval modules that are imported, and arrange the same for those that will be."""
     if _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _finder)
     for name, patch in _PATCHES.items():
         if (module := sys.modules.get(name)) is not None:
             _apply(patch, module)
@@ -74,12 +74,12 @@ def _tasks_of(argv: Sequence[str]) -> list[str]:
     names: list[str] = []
     taking = False
     for argument in argv:
-        flag, equals, value = argument.partition("=")
+        value = argument
         if argument.startswith("-"):
+            flag, _, value = argument.partition("=")
             taking = flag in ("--tasks", "-t")
-            argument = value if equals else ""
         if taking:
-            names += [name for name in argument.split(",") if name]
+            names += [name for name in value.split(",") if name]
     return names
 
 

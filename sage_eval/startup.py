@@ -27,4 +27,4 @@ class WaitForLmEval:
 
 
 if "lm_eval" not in sys.modules and WaitForLmEval not in sys.meta_path:
-    sys.meta_path.insert(0, WaitForLmEval)  # type: ignore[arg-type]  # a class with a static find_spec is a finder
+    sys.meta_path.insert(0, WaitForLmEval)  # a class with a static find_spec is a finder

@@ -66,12 +66,12 @@ def digest(path: Path) -> Pin:
 
 
 def read_rows(content: bytes) -> list[list[str]]:
-    """The rows of a CSV file; bytes that are not UTF-8 (a cut inside a character) are replaced and so change the digest."""
+    """The rows of a CSV file; what is not UTF-8 (a cut inside a character) is replaced and so changes the digest."""
     return list(csv.reader(io.StringIO(content.decode(errors="replace"), newline="")))
 
 
 def check_file(root: Path, name: str) -> Path:
-    """The path of `name` under `root`, its content checked where it is pinned; raises `DataError` naming both digests."""
+    """The path of `name` under `root`, checked where its content is pinned; `DataError` names both digests."""
     path = root / name
     if not path.is_file():
         raise DataError(f"{path} is missing: run `sage-eval prepare --data-dir {root}`, or unset {DATA_ENV}")

@@ -35,7 +35,9 @@ def read_split(root: Path, split: str, subject: str) -> list[dict[str, Any]]:
     questions = []
     for number, row in enumerate(read_rows(path.read_bytes()), start=1):
         if len(row) != 6 or row[5] not in LETTERS:
-            raise DataError(f"{path}, row {number}: expected question, four choices and a letter A to D; got {row!r:.80}")
+            raise DataError(
+                f"{path}, row {number}: expected question, four choices and a letter A to D; got {row!r:.80}"
+            )
         answer = LETTERS.index(row[5])
         questions.append({"question": row[0], "subject": subject, "choices": row[1:5], "answer": answer})
     return questions

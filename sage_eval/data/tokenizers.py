@@ -33,7 +33,9 @@ def _load(name: str, revision: str, trust_remote_code: bool) -> Any:
         reason = str(error).splitlines()[0]
         raise PrerequisiteError(f"no tokenizer at {name!r}: {reason}; give a model folder or a hub name") from error
     if not tokenizer.is_fast:
-        raise PrerequisiteError(f"the tokenizer at {name!r} has no fast version, which tells where tokens lie in a text")
+        raise PrerequisiteError(
+            f"the tokenizer at {name!r} has no fast version, which tells where tokens lie in a text"
+        )
     return tokenizer
 
 

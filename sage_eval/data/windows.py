@@ -23,7 +23,7 @@ SEARCH = 64
 
 
 class Window(TypedDict):
-    """One window: `continuation` is scored after `context`, its first token; `document` is the cluster it belongs to."""
+    """One window: `continuation` is scored after `context`, its first token; `document` is its cluster."""
 
     window: int
     document: int
@@ -84,7 +84,7 @@ def _document_starts(raw: str, table: list[str]) -> list[int]:
 
 
 def _cut(text: str, tokenizer: Any, ids: list[int], ends: list[int], first: int, begin: int, room: int) -> int:
-    """The end of the window from token `first`: the last one within `room` at which the piece tokenises as in the whole.
+    """Where the window from token `first` ends: the last cut within `room` that leaves its tokens as they are.
 
     Where none of the last 64 does (some tokenizers put a mark before any text), the full window is taken and its tokens
     are counted anew, so that the count stays what a model scores.

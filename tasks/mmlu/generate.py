@@ -34,7 +34,9 @@ def group_files() -> dict[str, dict[str, object]]:
         name = f"sage_mmlu_{category}"
         tasks = [f"sage_mmlu_{subject}" for subject in members.split()]
         groups[name] = {"group": name, "group_alias": category, "task": tasks}
-    return {name: group | {"aggregate_metric_list": ACCURACY, "metadata": {"version": 2}} for name, group in groups.items()}
+    return {
+        name: group | {"aggregate_metric_list": ACCURACY, "metadata": {"version": 2}} for name, group in groups.items()
+    }
 
 
 def write(folder: Path) -> None:

@@ -17,7 +17,7 @@ from sage_eval.data.windows import WINDOW, windows
 from sage_eval.errors import UsageError
 
 Item = tuple[float, int] | tuple[float, int, int]
-"""Log-likelihood in nats, its words, bytes or tokens, and the document it belongs to (itself one, where there is none)."""
+"""Log-likelihood in nats; its words, bytes or tokens; the document it is part of, unless it is one itself."""
 
 detokenize = wikitext_detokenizer
 
@@ -40,7 +40,7 @@ def token_perplexity(items: list[Item]) -> float:
 
 
 def perplexity_stderr(items: list[Item]) -> float | str:
-    """Standard error of a perplexity by the delta method: perplexity × SE of its logarithm; "N/A" below 30 documents."""
+    """Standard error of a perplexity (delta method: itself × SE of its logarithm); "N/A" below 30 documents."""
     error = _nats_stderr(items)
     return error if isinstance(error, str) else token_perplexity(items) * error
 
