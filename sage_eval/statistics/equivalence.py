@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from scipy import stats
 
 from .estimate import MIN_UNITS, Estimate
@@ -103,10 +104,15 @@ def items_to_settle(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (Holm 1979), in the order given; an empty list for none."""
-    from statsmodels.stats.multitest import multipletests  # slow to import
+    """Holm's adjusted p-values (Scandinavian Journal of Statistics 6:65, 1979), in the order given; none for none.
 
-    return [float(p) for p in multipletests(list(p_values), method="holm")[1]] if p_values else []
+    As statsmodels' `multipletests`, which collects garbage on each call: a tenth of a second in a large process.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = p.argsort(kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)).clip(max=1.0)
+    return [float(x) for x in adjusted]
 
 
 def _planning_se(estimate: Estimate) -> float:

@@ -86,7 +86,7 @@ def tango_statistic(gained: npt.ArrayLike, lost: npt.ArrayLike, n: npt.ArrayLike
     q = (√(B² − 4AC) − B)/2A, A = 2n, B = −b − c + (2n − b + c)Δ, C = −cΔ(1 − Δ) (Tango, Statistics in Medicine 17:891,
     1998). Counts need not be whole: effective counts are fine.
     """
-    b, c, size, at = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (gained, lost, n, delta)))
+    b, c, size, at = (np.asarray(x, dtype=np.float64) for x in (gained, lost, n, delta))
     linear = -b - c + (2 * size - b + c) * at
     q = (np.sqrt(np.maximum(linear**2 + 8 * size * c * at * (1 - at), 0)) - linear) / (4 * size)
     variance = size * (2 * q + at * (1 - at))

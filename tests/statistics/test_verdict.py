@@ -49,7 +49,7 @@ TABLE = {
     "control too few": (task(EQUAL, controls={"int4": answers(20, 0, 29)}), "not established", "int4 was not seen"),
     "one control of two": (task(EQUAL, controls={"int4": EQUAL, "stress": LOSS}), "equivalent", "lies within"),
     "control not beyond": (
-        task(answers(70, 35), controls={"int4": answers(60, 30)}),
+        task(answers(120, 97), controls={"int4": answers(21, 0)}),
         "not established",
         "not beyond the candidate",
     ),
@@ -149,7 +149,7 @@ def test_a_verdict_needs_a_task():
 def test_equal_arms_raise_few_alarms():
     # 5 % of 1,000 is 50, and 67 two and a half standard errors more
     rng = np.random.default_rng(2024)
-    alarms = 0
+    alarms, control = 0, nll(0.3)
     for _ in range(1_000):
         subjects, documents = 2_000, 62
         correct = (rng.random(subjects) < 0.6).astype(float)
@@ -166,7 +166,7 @@ def test_equal_arms_raise_few_alarms():
                     "wikitext",
                     PERPLEXITY,
                     paired_ratio_difference(loss + noise[0], loss + noise[1], words),
-                    controls={"int4": nll(0.3)},
+                    controls={"int4": control},
                 ),
             ]
         )
