@@ -1,0 +1,146 @@
+"""The kernels under Triton's interpreter; `test_kernels_interpreted.py` runs this file in a process of its own."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sage_eval.attention import numerics
+from sage_eval.attention.kernels.paged import TOP, paged_attention
+from sage_eval.attention.kernels.plan import make_plan
+from sage_eval.attention.kernels.quantise import quantise
+
+
+class Batch:
+    """Sequences whose prefixes lie scattered over a pool; every other row of the pool is NaN."""
+
+    def __init__(
+        self, prefixes: list[int], news: list[int], heads: tuple[int, int], dim: int, dtype: torch.dtype = torch.float16
+    ) -> None:
+        generator = torch.Generator().manual_seed(dim)
+        self.prefixes, self.news, self.scale = prefixes, news, dim**-0.5
+
+        def normal(rows: int, count: int) -> Tensor:
+            return torch.randn(rows, count, dim, generator=generator).to(dtype)
+
+        self.q = normal(sum(news), heads[0])
+        (
+            self.k,
+            self.v,
+        ) = (normal(sum(news), heads[1]) for _ in range(2))
+        self.indices = torch.randperm(sum(prefixes) + 40, generator=generator)[: sum(prefixes)]
+        self.k_cache, self.v_cache = (
+            torch.full((sum(prefixes) + 40, heads[1], dim), torch.nan, dtype=dtype) for _ in "kv"
+        )
+        self.k_cache[self.indices] = normal(sum(prefixes), heads[1])
+        self.v_cache[self.indices] = normal(sum(prefixes), heads[1])
+
+    def sources(self) -> tuple[Tensor, ...]:
+        return self.k, self.v, self.k_cache, self.v_cache, self.indices
+
+    def sequences(self) -> list[tuple[slice, Tensor, Tensor]]:
+        """Rows of q, and the whole keys and values, of each sequence."""
+        result, gather, row = [], 0, 0
+        for prefix, new in zip(self.prefixes, self.news, strict=True):
+            slots, rows = self.indices[gather : gather + prefix], slice(row, row + new)
+            keys = torch.cat([self.k_cache[slots], self.k[rows]])
+            result.append((rows, keys, torch.cat([self.v_cache[slots], self.v[rows]])))
+            gather, row = gather + prefix, row + new
+        return result
+
+    def run(self, **options: object) -> Tensor:
+        out = torch.full_like(self.q, torch.nan)
+        plan = make_plan(self.prefixes, self.news, "cpu")
+        paged_attention(
+            self.q, self.k, self.v, out, self.k_cache, self.v_cache, self.indices, plan, scale=self.scale, **options
+        )  # type: ignore[arg-type]
+        return out
+
+    def check(
+        self, variant: str = "int8-fp16", smooth_k: str = "sequence", limit: float = 1e-3, **options: Tensor
+    ) -> None:
+        out = self.run(variant=variant, smooth=smooth_k != "off", shift=options.get("k_shift"))
+        for rows, k, v in self.sequences():
+            want = numerics.attention(
+                self.q[rows].float(),
+                k.float(),
+                v.float(),
+                scale=self.scale,
+                variant=variant,
+                smooth_k=smooth_k,
+                **options,
+            )  # type: ignore[arg-type]
+            assert (out[rows].float() - want).norm() <= limit * want.norm()
+
+
+@pytest.mark.parametrize(("heads", "dim"), [((2, 2), 64), ((3, 1), 64), ((4, 2), 96), ((4, 1), 128)])
+def test_a_mixed_batch(heads: tuple[int, int], dim: int) -> None:
+    Batch([0, 70, 0], [130, 5, 1], heads, dim).check()
+
+
+@pytest.mark.parametrize("prefix", [1, 63, 64, 65, 130])
+def test_borders_of_the_prefix(prefix: int) -> None:
+    Batch([prefix], [66], (1, 1), 64).check()
+
+
+@pytest.mark.parametrize("variant", ["int4-fp16"])
+def test_other_variants(variant: str) -> None:
+    Batch([65], [70], (2, 1), 64).check(variant)
+
+
+def test_smoothing() -> None:
+    batch = Batch([65], [70], (2, 1), 64)
+    batch.check(smooth_k="off")
+    batch.check(smooth_k="static", k_shift=torch.randn(1, 64))
+
+
+def test_v_beyond_fp16_is_scaled() -> None:
+    batch = Batch([70], [40], (2, 1), 64, torch.bfloat16)
+    batch.v_cache *= 1e6
+    batch.v *= 1e6
+    batch.check(limit=4e-3)  # the output is bf16
+
+
+def test_zeros_are_finite() -> None:
+    batch = Batch([3], [70], (2, 1), 64)
+    for tensor in (batch.q, batch.k, batch.v):
+        tensor.zero_()
+    batch.check(limit=2e-3)
+
+
+def test_k_operands_are_the_definitions_bit_for_bit() -> None:
+    """With a given shift: the mean's last bit depends on the order of the sum."""
+    batch = Batch([70, 0], [61, 65], (2, 2), 64)
+    plan, shift = make_plan(batch.prefixes, batch.news, "cpu"), torch.randn(2, 64)
+    for bits, top in ((8, TOP["int8-fp16"]), (4, TOP["int4-fp16"])):
+        codes, scales, _, _ = quantise(*batch.sources(), plan, top=top, shift=shift)  # type: ignore[arg-type]
+        for row, (_, k, _) in enumerate(batch.sequences()):
+            want_codes, want_scales = numerics.quantise_k(k, shift, bits)
+            first = int(plan.sequences[row, 4])
+            got_codes = codes.view(2, plan.slots, 64)[:, first : first + len(k)].transpose(0, 1)
+            got_scales = scales.view(2, -1)[:, first // 64 : first // 64 + len(want_scales)].T
+            assert torch.equal(got_codes, want_codes)
+            assert torch.equal(got_scales, want_scales)
+
+
+def test_bits_do_not_depend_on_batch_mates() -> None:
+    batch = Batch([0, 70, 0], [65, 33, 128], (2, 1), 64)
+    together = batch.run()
+    row = gather = 0
+    for prefix, new in zip(batch.prefixes, batch.news, strict=True):
+        rows = slice(row, row + new)
+        alone = torch.full_like(batch.q[rows], torch.nan)
+        paged_attention(
+            batch.q[rows], batch.k[rows], batch.v[rows], alone, batch.k_cache, batch.v_cache,
+            batch.indices[gather : gather + prefix], make_plan([prefix], [new], "cpu"), scale=batch.scale,
+        )  # fmt: skip
+        assert torch.equal(alone, together[rows])
+        row, gather = row + new, gather + prefix
+
+
+def test_sequences_that_are_not_served_are_left_alone() -> None:
+    batch = Batch([0, 5], [10, 7], (1, 1), 64)
+    out = torch.full_like(batch.q, 9.0)
+    plan = make_plan(batch.prefixes, batch.news, "cpu", [False, True])
+    paged_attention(batch.q, *batch.sources()[:2], out, *batch.sources()[2:], plan, scale=batch.scale)
+    assert out[:10].eq(9.0).all()
+    torch.testing.assert_close(out[10:], batch.run()[10:], rtol=0, atol=0)
