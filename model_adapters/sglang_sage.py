@@ -6,8 +6,9 @@ lm_eval --model sglang-sage --model_args pretrained=MODEL,attention_backend=sage
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import postprocess_generated_text, resolve_max_length
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from model_adapters._sampling import sampling_parameters
 from model_adapters._tokens import Tokens
+from model_adapters._windows import Truncation, Window
 from sage_eval.engine.options import RESERVED_TOKENS, ArmOptions
 from sage_eval.engine.requests import GenerateRequest, Generation, Score, ScoreRequest
 from sage_eval.errors import UsageError
@@ -52,7 +54,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         prefix_token_id: int | None = None,
         max_length: int | None = None,
         max_gen_toks: int = 256,
-        truncation: Literal["refuse", "left"] = "refuse",
+        truncation: Truncation = "refuse",
         chat_template_args: Mapping[str, Any] | None = None,
         enable_thinking: bool | None = None,
         think_end_token: str | int | None = None,
@@ -63,11 +65,11 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         **arguments: Any,
     ) -> None:
         super().__init__()
-        if truncation not in ("refuse", "left"):
-            raise UsageError(f"truncation={truncation!r}: must be 'refuse' or 'left'")
         if enable_thinking and think_end_token is None:
             raise UsageError("enable_thinking=True needs think_end_token, the end of the part that is not the answer")
+        from sage_eval.engine.arm import open_arm
         from sage_eval.engine.checks import load_config
+        from sage_eval.engine.server import open_server
 
         options = ArmOptions.from_arguments(pretrained, max_length=max_length, **arguments)
         config = load_config(options)
@@ -79,23 +81,30 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             trust_remote_code=options.engine.get("trust_remote_code"),
         )
         self.tokenizer = self.tokens.tokenizer
-        if "context_length" in options.engine:
-            self._max_length = int(options.engine["context_length"]) - RESERVED_TOKENS
-        else:
-            window = max_length or resolve_max_length(config, self.tokenizer, default=DEFAULT_MAX_LENGTH)
-            options = options.model_copy(update={"max_length": window})
-            self._max_length = window
+        self.window = Window(self._length(options, config), truncation)
+        self._model_sha = getattr(config, "_commit_hash", None)
         self.max_gen_toks = int(max_gen_toks)
         self.batch_size = batch_size  # shown by lm-eval, used by nobody
-        self._truncation = truncation
         self._template_args = dict(chat_template_args or {})
         if enable_thinking is not None:
             self._template_args["enable_thinking"] = enable_thinking
         self._thinking = bool(enable_thinking)
         digits = isinstance(think_end_token, str) and think_end_token.isdigit()
         self._think_end = int(think_end_token) if digits else think_end_token  # type: ignore[arg-type]
-        self._truncated = 0
-        self.arm: Arm = _open(options, server_url)
+        if server_url is None:
+            if "context_length" not in options.engine:
+                options = options.model_copy(update={"max_length": self.window.length})
+            self.arm: Arm = open_arm(options)
+        else:
+            self.arm = open_server(options, server_url)
+            self.window.length = min(self.window.length, self.arm.usable_tokens)
+
+    def _length(self, options: ArmOptions, config: Any) -> int:
+        if options.max_length is not None:
+            return options.max_length
+        if "context_length" in options.engine:
+            return int(options.engine["context_length"]) - RESERVED_TOKENS
+        return int(resolve_max_length(config, self.tokenizer, default=DEFAULT_MAX_LENGTH))
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Self:
@@ -118,7 +127,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
     @property
     def max_length(self) -> int:
         """Longest input in tokens, by default the model's own window."""
-        return self._max_length
+        return self.window.length
 
     @property
     def tokenizer_name(self) -> str:
@@ -168,8 +177,9 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             "model_dtype": str(info.get("dtype")),
             "engine_device": info.get("device"),
             "model_revision": info.get("revision"),
+            "model_sha": self._model_sha,
             "max_length": self.max_length,
-            "truncated_contexts": self._truncated,
+            "truncated_contexts": self.window.truncated,
             "coverage": self.arm.coverage.as_dict(),
         }
 
@@ -189,8 +199,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str] | None, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        fitted = [self._fit(key, context, continuation) for key, context, continuation in requests]
-        self._warn_truncated([len(c) + len(t) - 1 for _, c, t in requests], self.max_length)
+        fitted = self.window.fit_scores([(context, continuation) for _, context, continuation in requests])
 
         with tqdm(total=len(requests), desc="loglikelihood", disable=disable_tqdm) as progress:
 
@@ -218,7 +227,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
                 windows.append(ScoreRequest(tuple(context), tuple(continuation)))
                 owners.append(owner)
         totals = [0.0] * len(texts)
-        open_windows = [owners.count(owner) for owner in range(len(texts))]
+        pending = Counter(owners)
 
         with tqdm(total=len(windows), desc="loglikelihood_rolling", disable=disable_tqdm) as progress:
 
@@ -226,8 +235,8 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
                 progress.update()
                 owner = owners[index]
                 totals[owner] += score.total
-                open_windows[owner] -= 1
-                if not open_windows[owner]:
+                pending[owner] -= 1
+                if not pending[owner]:
                     self.cache_hook.add_partial("loglikelihood_rolling", (texts[owner],), totals[owner])
 
             self.arm.score(windows, greedy=False, on_result=done)
@@ -237,20 +246,16 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
         """Generated text of each (prompt, generation arguments), cut at that request's own stop sequences."""
-        prompts: list[GenerateRequest] = []
+        prompts: list[tuple[list[int], int]] = []
+        samplings: list[dict[str, Any]] = []
         stops: list[list[str]] = []
-        lengths: list[int] = []
         for request in requests:
             text, gen_kwargs = request.args
             sampling, until = sampling_parameters(gen_kwargs, default_max=self.max_gen_toks, eos=self.tokens.eos_text)
-            prompt = self.tok_encode(text)
-            room = self.max_length - sampling["max_new_tokens"]
-            if room < 1:
-                raise UsageError(f"max_gen_toks={sampling['max_new_tokens']} fills the window of {self.max_length}")
-            lengths.append(len(prompt) - room)
-            prompts.append(GenerateRequest(tuple(prompt[-room:]), sampling))
+            prompts.append((self.tok_encode(text), sampling["max_new_tokens"]))
+            samplings.append(sampling)
             stops.append(until)
-        self._check_prompts(lengths)
+        fitted = [GenerateRequest(*pair) for pair in zip(self.window.fit_prompts(prompts), samplings, strict=True)]
         texts: dict[int, str] = {}
 
         with tqdm(total=len(requests), desc="generate_until", disable=disable_tqdm) as progress:
@@ -260,7 +265,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
                 texts[index] = self._answer(generation, stops[index])
                 self.cache_hook.add_partial("generate_until", requests[index].args, texts[index])
 
-            self.arm.generate(prompts, on_result=done)
+            self.arm.generate(fitted, on_result=done)
         return [texts[index] for index in range(len(requests))]
 
     def _answer(self, generation: Generation, until: list[str]) -> str:
@@ -272,43 +277,3 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             text = self.tok_decode(tokens)
         marker = self._think_end if isinstance(self._think_end, str) else None
         return str(postprocess_generated_text(text, until, marker))
-
-    # -- windows ------------------------------------------------------------------------------------------------
-
-    def _fit(self, key: tuple[str, str] | None, context: list[int], continuation: list[int]) -> ScoreRequest:
-        """The request inside the window: as with `hf`, the last token is predicted and takes no place in it."""
-        if not continuation:
-            raise UsageError(f"a continuation has no tokens of its own: {key[1] if key else ''!r}")
-        if len(continuation) > self.max_length:
-            raise UsageError(f"a continuation of {len(continuation)} tokens exceeds the window of {self.max_length}")
-        kept = self.max_length + 1 - len(continuation)
-        return ScoreRequest(tuple(context[-kept:]), tuple(continuation))
-
-    def _warn_truncated(self, lengths: Sequence[int], limit: int) -> None:
-        over = [length for length in lengths if length > limit]
-        if over:
-            self._truncated += len(over)
-            logger.warning(
-                "%d of %d contexts exceed %d tokens and lost their left end (longest: %d)",
-                len(over), len(lengths), limit, max(over),
-            )  # fmt: skip
-
-    def _check_prompts(self, excess: Sequence[int]) -> None:
-        over = [tokens for tokens in excess if tokens > 0]
-        if not over:
-            return
-        message = f"{len(over)} of {len(excess)} prompts with room for their answers exceed {self.max_length} tokens"
-        if self._truncation == "refuse":
-            raise UsageError(f"{message} (by up to {max(over)}); raise max_length or pass truncation=left")
-        self._truncated += len(over)
-        logger.warning("%s and lost their left end (up to %d tokens)", message, max(over))
-
-
-def _open(options: ArmOptions, server_url: str | None) -> "Arm":
-    if server_url is None:
-        from sage_eval.engine.arm import open_arm
-
-        return open_arm(options)
-    from sage_eval.engine.server import open_server
-
-    return open_server(options, server_url)

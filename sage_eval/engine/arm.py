@@ -52,7 +52,6 @@ class Arm:
         """Longest prompt the engine serves."""
         wanted = options.max_length
         if wanted is not None and self.usable_tokens < wanted:
-            self.close()
             raise PrerequisiteError(
                 f"the engine serves prompts of {self.usable_tokens} tokens, fewer than max_length={wanted}: its KV "
                 f"cache holds {info.get('max_total_num_tokens')}; lower max_length or raise max_total_tokens"
@@ -142,4 +141,9 @@ def open_arm(options: ArmOptions) -> Arm:
 
     check_before_start(options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Arm(options, LocalEngine(options.server_args(device), options.environment()))
+    engine = LocalEngine(options.server_args(device), options.environment())
+    try:
+        return Arm(options, engine)
+    except BaseException:
+        engine.close()
+        raise

@@ -51,6 +51,14 @@ def children() -> set[psutil.Process]:
     return found
 
 
+def alive(process: psutil.Process) -> bool:
+    """Whether `process` still runs; one that ended and was not waited for yet does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
 def kill(processes: set[psutil.Process], timeout: float = 60) -> None:
     """Kill `processes` with all their descendants and wait until they are gone (and their GPU memory with them)."""
     doomed = set(processes)

@@ -13,6 +13,7 @@ import re
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -26,6 +27,7 @@ from sage_eval.errors import EngineError
 MAX_IN_FLIGHT = 256
 """Requests handed to SGLang at a time; it queues them itself, this bounds the replies held in memory."""
 _POLL_SECONDS = 0.5
+_DYING_SECONDS = 5
 _EXCEPTION = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt))(?:: (.*))?$")
 
 logger = logging.getLogger(__name__)
@@ -40,11 +42,11 @@ class LocalEngine:
     def __init__(self, server_args: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
         with tempfile.NamedTemporaryFile(prefix="sage-eval-engine-", suffix=".log", delete=False) as log:
             self._log = Path(log.name)
-        self._died = threading.Event()
+        self._suspect = threading.Event()
         self._closed = False
         self._engine: Any = None
         before = host.children()
-        self._old_handler = self._watch_sigquit()
+        _watch(self)
         atexit.register(self.close)
         started: Future[Any] = Future()
         self._thread = threading.Thread(
@@ -111,8 +113,7 @@ class LocalEngine:
             engine.loop.call_soon_threadsafe(engine.loop.stop)
             self._thread.join(timeout=10)
         host.kill(self._children)
-        if self._old_handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGQUIT, self._old_handler)
+        _unwatch(self)
         self._log.unlink(missing_ok=True)
 
     def _serve(self, server_args: dict[str, Any], started: "Future[Any]") -> None:
@@ -169,9 +170,15 @@ class LocalEngine:
                 raise EngineError(f"the engine did not start: {self._last_error() or error}") from error
 
     def _raise_if_dead(self) -> None:
-        dead = self._died.is_set() or any(not child.is_running() for child in self._children)
-        if dead:
-            raise self._post_mortem()
+        """Raise the post-mortem if a child has ended. One that has sent SIGQUIT is about to: give it the time."""
+        patience = _DYING_SECONDS if self._children and self._suspect.is_set() else 0
+        deadline = time.monotonic() + patience
+        while all(map(host.alive, self._children)):
+            if time.monotonic() >= deadline:
+                self._suspect.clear()  # it was another engine's
+                return
+            time.sleep(0.1)
+        raise self._post_mortem()
 
     def _post_mortem(self) -> EngineError:
         reason = self._last_error() or "no error in its log; the kernel may have killed it for memory (see dmesg)"
@@ -187,8 +194,25 @@ class LocalEngine:
                 return text if name == "UsageError" and text else line.strip()
         return None
 
-    def _watch_sigquit(self) -> Any:
-        """A scheduler that fails sends SIGQUIT to its parent, whose default is to die of it: take note instead."""
-        if threading.current_thread() is not threading.main_thread():
-            return None
-        return signal.signal(signal.SIGQUIT, lambda *_: self._died.set())
+
+_LIVE: set[LocalEngine] = set()
+_default_sigquit: Any = signal.SIG_DFL
+
+
+def _suspect_all(*_: object) -> None:
+    for engine in list(_LIVE):
+        engine._suspect.set()
+
+
+def _watch(engine: LocalEngine) -> None:
+    """A scheduler that fails sends SIGQUIT to its parent, whose default is to die of it: take note instead."""
+    global _default_sigquit  # noqa: PLW0603 - a process has one handler, whoever asks for it
+    if not _LIVE and threading.current_thread() is threading.main_thread():
+        _default_sigquit = signal.signal(signal.SIGQUIT, _suspect_all)
+    _LIVE.add(engine)
+
+
+def _unwatch(engine: LocalEngine) -> None:
+    _LIVE.discard(engine)
+    if not _LIVE and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGQUIT, _default_sigquit)

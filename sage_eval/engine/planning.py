@@ -38,4 +38,4 @@ def group_generations(requests: Sequence[GenerateRequest], *, share_prefixes: bo
         prompt = requests[group[0]].prompt
         return (prompt,) if share_prefixes else (-len(prompt), prompt)
 
-    return sorted(groups.values(), key=order)  # type: ignore[arg-type]
+    return sorted(groups.values(), key=order)

@@ -72,11 +72,11 @@ def open_server(options: ArmOptions, url: str) -> Arm:
     engine = ServerEngine(url)
     try:
         info = engine.info()
-        names = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
+        backends = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
         fresh = info.get("disable_radix_cache") and info.get("chunked_prefill_size") in (None, -1)
         served = options.model_copy(
             update={
-                "engine": {name: info[name] for name in names if info.get(name)},
+                "engine": {name: info[name] for name in backends if info.get(name)},
                 "mode": "fidelity" if fresh else "throughput",
             }
         )

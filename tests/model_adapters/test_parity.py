@@ -5,6 +5,8 @@ import random
 import pytest
 import torch
 
+from sage_eval.engine.requests import GenerateRequest, ScoreRequest
+
 from .conftest import WINDOW, requests
 
 TOLERANCE = 1e-3  # nats a token
@@ -20,7 +22,10 @@ sizes = pytest.mark.parametrize(
 def hf(reference_model):
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(pretrained=str(reference_model), dtype="float32", device="cpu", batch_size=1, max_length=WINDOW)
+    hf = HFLM(pretrained=str(reference_model), dtype="float32", device="cpu", batch_size=1, max_length=WINDOW)
+    # The model's own `max_new_tokens` would win over the length that lm-eval asks for.
+    hf.model.generation_config.max_new_tokens = None
+    return hf
 
 
 def shuffled(seed, unique, repeats):
@@ -70,18 +75,17 @@ def test_loglikelihood(lm, hf, prose, count):
             assert min(gap(hf, (head + tail[:at])[-WINDOW:]) for at in range(len(tail))) <= TIE, request.args
 
 
-def test_greedy_continuations_are_flagged_greedy(lm, prose):
-    """Random continuations are almost never greedy, so the flag needs continuations that are."""
+def test_what_the_engine_generates_greedily_is_flagged_greedy(lm, prose):
+    """Random continuations are almost never greedy, so the flag needs some that are, and near misses."""
     rng = random.Random(5)
-    prompts = [piece(rng, prose, 40, 200) for _ in range(12)]
-    generated = lm.generate_until(requests("generate_until", *((p, {"until": [], "max_gen_toks": 6}) for p in prompts)))
-    pairs = [
-        (prompt, text)
-        for prompt, text in zip(prompts, generated, strict=True)
-        if text and lm.tok_encode(prompt + text) == lm.tok_encode(prompt) + lm.tok_encode(text)
-    ]
-    assert len(pairs) >= 3
-    assert all(flag for _, flag in lm.loglikelihood(requests("loglikelihood", *pairs)))
+    prompts = [tuple(lm.tok_encode(piece(rng, prose, 40, 200))) for _ in range(12)]
+    greedy = {"max_new_tokens": 6, "temperature": 0.0, "ignore_eos": True}
+    answers = [g.tokens for g in lm.arm.generate([GenerateRequest(prompt, greedy) for prompt in prompts])]
+    scores = lm.arm.score([ScoreRequest(*pair) for pair in zip(prompts, answers, strict=True)])
+    assert all(score.greedy for score in scores)
+    missed = [(*answer[:at], (answer[at] + 1) % 8192, *answer[at + 1 :]) for at, answer in enumerate(answers[:6])]
+    scores = lm.arm.score([ScoreRequest(*pair) for pair in zip(prompts, missed, strict=False)])
+    assert not any(score.greedy for score in scores)
 
 
 @sizes
