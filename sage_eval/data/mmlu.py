@@ -34,7 +34,7 @@ def read_split(root: Path, split: str, subject: str) -> list[dict[str, Any]]:
     path = check_file(root, f"mmlu/{split}/{subject}_{split}.csv")
     questions = []
     for number, row in enumerate(read_rows(path.read_bytes()), start=1):
-        if len(row) != 6 or row[5] not in LETTERS:
+        if len(row) != 6 or row[5] not in tuple(LETTERS):
             raise DataError(
                 f"{path}, row {number}: expected question, four choices and a letter A to D; got {row!r:.80}"
             )

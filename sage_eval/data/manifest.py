@@ -1,0 +1,82 @@
+"""`manifest.json` of a prepared folder: what is in it, where it came from, and the SHA-256 of each file."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sage_eval.errors import DataError
+
+NAME = "manifest.json"
+
+
+class File(BaseModel):
+    """Size and SHA-256 of a file's bytes."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "File":
+        """Read from disk."""
+        with path.open("rb") as file:
+            return cls(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+class Source(BaseModel):
+    """A hub repository at a commit, or a local folder (`revision` None)."""
+
+    repository: str
+    revision: str | None
+
+
+class Manifest(BaseModel):
+    """What `sage-eval prepare` put into a folder. `models` maps a model's name to its folder in there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
+    sources: dict[str, Source] = Field(default_factory=dict)
+    models: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, File] = Field(default_factory=dict)
+
+    @classmethod
+    def read(cls, root: Path) -> "Manifest":
+        """Raises `DataError` where there is none, or where it is damaged."""
+        path = root / NAME
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise DataError(f"{path} is missing: make the folder with `sage-eval prepare --data-dir {root}`") from None
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise DataError(f"{path} is damaged ({reason}): run `sage-eval prepare --data-dir {root}` again") from None
+
+    def add(self, root: Path, paths: Iterable[Path]) -> None:
+        """Record files under `root`."""
+        self.files |= {path.relative_to(root).as_posix(): File.of(path) for path in paths}
+
+    def write(self, root: Path) -> None:
+        """Replace the folder's manifest; the old one stays whole until the new one is."""
+        new = root / f".{NAME}.new"
+        content = self.model_dump() | {"files": {name: self.files[name].model_dump() for name in sorted(self.files)}}
+        new.write_text(json.dumps(content, indent=1) + "\n")
+        new.replace(root / NAME)
+
+
+def verify(root: Path) -> Manifest:
+    """The manifest of a prepared folder, every file compared with it; `DataError` names the first that differs."""
+    manifest = Manifest.read(root)
+    for name, expected in manifest.files.items():
+        path = root / name
+        if not path.is_file():
+            raise DataError(f"{path} is missing: run `sage-eval prepare --data-dir {root}` again")
+        if (found := File.of(path)) != expected:
+            raise DataError(
+                f"{path} is cut short or changed: {found.bytes} bytes, SHA-256 {found.sha256[:16]}…; expected "
+                f"{expected.bytes} bytes, {expected.sha256[:16]}…; run `sage-eval prepare --data-dir {root}` again"
+            )
+    return manifest
