@@ -129,14 +129,22 @@ def lm_eval(context: typer.Context) -> None:
 
 @app.command()
 def prepare(
-    data_dir: Annotated[Path, typer.Option(help="folder to fill")],
-    model: Annotated[str | None, typer.Option(help="also fetch and pin this model")] = None,
-    tasks: Annotated[str | None, typer.Option(help="only these data sets, separated by commas; default: all")] = None,
+    data_dir: Annotated[Path, typer.Option(help="folder to fill; what it has already stays")],
+    model: Annotated[str | None, typer.Option(help="also fetch this model (hub name), or copy this folder")] = None,
+    datasets: Annotated[str, typer.Option(help="parts to fetch: wikitext2, mmlu, haystack")] = "wikitext2,mmlu",
+    revision: Annotated[str | None, typer.Option(help="branch, tag or commit of the model [default: main]")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="take the data from this folder, not the hub")] = None,
 ) -> None:
     """Fetch data sets and a model and pin them by SHA-256; afterwards everything runs with HF_HUB_OFFLINE=1."""
-    from sage_eval.cli_prepare import prepare as run
+    from sage_eval.data.prepare import prepare as run
 
-    typer.echo(run(data_dir, model=model, tasks=[name.strip() for name in tasks.split(",")] if tasks else None))
+    names = [name.strip() for name in datasets.split(",") if name.strip()]
+    done = run(data_dir, model, datasets=names, revision=revision, source=source)
+    for name, origin in done.sources.items():
+        typer.echo(f"{name}: {origin.repository}{f' at {origin.revision}' if origin.revision else ''}")
+    typer.echo(f"{len(done.files)} files, {sum(file.bytes for file in done.files.values()):,} bytes, all pinned")
+    models = "".join(f" compare {data_dir / folder}" for folder in list(done.models.values())[:1])
+    sys.stderr.write(f"now: SAGE_EVAL_DATA={data_dir} HF_HUB_OFFLINE=1 sage-eval{models or ' compare MODEL'}\n")
 
 
 @app.command()
@@ -172,13 +180,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         app(args=arguments, prog_name="sage-eval", standalone_mode=True)
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code == 130:
+            kept = "; finished arms are kept, the same command resumes" if arguments[:1] == ["compare"] else ""
+            _complain("interrupted" + kept)
+        return code
     except SageEvalError as error:
         _complain(f"error: {' '.join(str(error).split())}")
         return error.exit_code
-    except KeyboardInterrupt:
-        _complain("interrupted; finished arms are kept, the same command resumes")
-        return 130
     return 0
 
 

@@ -9,8 +9,10 @@ A setting is taken from the first of these that has it: the command's flags, the
     sage-eval compare --config run.yaml          # model: MODEL, limit: 100, attention: {variant: int8-fp8}
 """
 
+import contextlib
 import difflib
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -37,18 +39,37 @@ def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
 
 
 def parse_pairs(value: Any) -> Any:
-    """`"a=1,b=true"` (or a list of such) as `{"a": 1, "b": True}`; values are read as YAML scalars, mappings pass."""
+    """`"a=1,b=[2,3]"` (or a list of such, or a JSON object) as `{"a": 1, "b": [2, 3]}`; values are read as YAML."""
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list | tuple):
         return value
     pairs: dict[str, Any] = {}
-    for item in [part for text in value for part in str(text).split(",") if part.strip()]:
+    for text in value:
+        if str(text).lstrip().startswith("{"):
+            pairs |= yaml.safe_load(text)
+            continue
+        pairs |= _pairs(str(text))
+    return pairs
+
+
+def _pairs(text: str) -> dict[str, Any]:
+    pairs: dict[str, Any] = {}
+    for item in [part for part in re.split(r",(?![^\[]*\])", text) if part.strip()]:
         name, equals, scalar = item.partition("=")
         if not equals or not name.strip():
             raise ValueError(f"{item!r} is not of the form name=value")
-        pairs[name.strip()] = yaml.safe_load(scalar)
+        pairs[name.strip()] = _scalar(scalar)
     return pairs
+
+
+def _scalar(text: str) -> Any:
+    value = yaml.safe_load(text)
+    # YAML 1.1 takes 1e-3 for text.
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _split(value: Any) -> Any:

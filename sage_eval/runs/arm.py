@@ -42,8 +42,7 @@ def main(argv: list[str]) -> int:
 
 def run(spec: ArmSpec, folder: Path) -> None:
     """Answer `spec.tasks` and write samples, prompts, lm-eval's results and, last, the finish marker to `folder`."""
-    if spec.data_dir:
-        os.environ["SAGE_EVAL_DATA"] = str(spec.data_dir)
+    use_data(spec.data_dir)
     from sage_eval.runs.tasks import load_tasks
 
     manager, tasks = load_tasks(spec.tasks, spec.model_args["pretrained"], spec.task_args)
@@ -70,6 +69,10 @@ def run(spec: ArmSpec, folder: Path) -> None:
         raise DataError(f"{', '.join(empty)}: no item was answered; the data set has none for these settings")
     lines, prompts = records.from_lm_eval(results.pop("samples"))
     results["config"] |= {"model": spec.lm, "model_args": spec.model_args}
+    for config in results["configs"].values():
+        if source := config.get("config_source"):
+            # A run folder is published: where somebody's checkout lies is nobody's business.
+            config["config_source"] = "/".join(Path(source).parts[-2:])
     _write_prompts(folder.parent.parent / PROMPTS, prompts)
     header = {"schema_version": SCHEMA_VERSION}
     write_jsonl_zst(folder / SAMPLES, [header, *(line.model_dump(exclude_defaults=True) for line in lines)])
@@ -85,6 +88,12 @@ def run(spec: ArmSpec, folder: Path) -> None:
             "engine": engine,
         },
     )
+
+
+def use_data(folder: Path | None) -> None:
+    """Let the tasks read their data from `folder`; where it is None, from wherever the environment says."""
+    if folder:
+        os.environ["SAGE_EVAL_DATA"] = str(folder)
 
 
 @contextlib.contextmanager

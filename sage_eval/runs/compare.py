@@ -52,7 +52,7 @@ def compare(
     display = display or Quiet()
     model = manifests.find_model(config.model)
     described = manifests.describe_model(config.model, model)
-    specs = arms(config, model, described["sha256"], manifests.versions())
+    specs = arms(config, described["sha256"], manifests.versions())
     target = output_folder(config, specs)
     if fresh:
         _clear(target)

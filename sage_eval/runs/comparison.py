@@ -195,7 +195,7 @@ def _compare_items(task: str, metric: str, items: list[Pair], *, group: bool, pa
         if set(base) | set(cand) <= {0.0, 1.0}:
             table = flips(base, cand)
             changed = sum(_answer(baseline) != _answer(candidate) for baseline, candidate in items)
-    cells = _cells(items, name) if table else []
+    cells = _cells(items, base, cand) if table else []
     return TaskComparison(
         task=task,
         group=group,
@@ -244,16 +244,15 @@ def _notes(items: list[Pair], baseline: Estimate, cells: list[Cell]) -> list[str
     return notes
 
 
-def _cells(items: list[Pair], metric: str) -> list[Cell]:
+def _cells(items: list[Pair], base_scores: list[float], cand_scores: list[float]) -> list[Cell]:
     found: dict[tuple[str, int, float | None], list[tuple[float, float]]] = {}
-    for baseline, candidate in items:
+    for (baseline, _), *values in zip(items, base_scores, cand_scores, strict=True):
         cell = baseline.cell
         if "length" not in cell:
             return []
         depth = float(cell["depth"]) if "depth" in cell else None
         key = (str(cell.get("family", baseline.task)), int(cell["length"]), depth)
-        values = (baseline.metrics[metric], candidate.metrics[metric])
-        found.setdefault(key, []).append((float(values[0]), float(values[1])))
+        found.setdefault(key, []).append((values[0], values[1]))
     cells = []
     for (family, length, depth), scores in sorted(found.items(), key=lambda e: (e[0][0], e[0][1], e[0][2] or 0)):
         base, cand = (sum(column) / len(scores) for column in zip(*scores, strict=True))

@@ -73,7 +73,7 @@ def versions() -> dict[str, str]:
 
 def host() -> dict[str, Any]:
     """Operating system, processor and memory; no name that would identify the machine."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -134,7 +134,7 @@ def find_model(name: str) -> Path:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise PrerequisiteError(f"{folder} holds no config.json: give a folder in Hugging Face's model format")
-        return folder.resolve()
+        return folder
     if folder.exists() or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise PrerequisiteError(f"model {name} is not a folder")
     from huggingface_hub import snapshot_download

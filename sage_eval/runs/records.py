@@ -81,13 +81,14 @@ def _sample(task: str, prompt: str, row: Mapping[str, Any]) -> Sample:
             answers["logprobs"].append(_finite(float(response), task, row, "a log-likelihood"))
     metrics: dict[str, Any] = {}
     for name in row["metrics"]:
-        value = plain(row[name])
-        if isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
+        value = row[name].tolist() if hasattr(row[name], "tolist") else row[name]
+        if name.removesuffix("_stderr") != name and name.removesuffix("_stderr") in row["metrics"]:
+            continue  # the same items again, for lm-eval to aggregate to a standard error
+        if isinstance(value, list | tuple) and len(value) in (2, 3) and all(isinstance(v, int | float) for v in value):
+            # (log-likelihood, weight), and for windows of a text the document, which is in `cell` already.
             metrics[name] = (_finite(value[0], task, row, name), value[1])
         elif isinstance(value, int | float):
             metrics[name] = _finite(value, task, row, name)
-        elif value in ("NaN", "Infinity", "-Infinity"):
-            _finite(math.nan, task, row, name)
     document = row["doc"] if isinstance(row["doc"], Mapping) else {}
     cell = {k: document[k] for k in CELL_FIELDS if isinstance(document.get(k), str | int | float)}
     target = plain(row["target"])
@@ -113,12 +114,16 @@ def _finite(value: Any, task: str, row: Mapping[str, Any], what: str) -> Any:
 
 
 def _prompt(arguments: Any) -> dict[str, Any]:
-    context = str(arguments[0][0])
-    rest = [plain(list(request[1:])) for request in arguments]
-    shared = all(request[0] == context for request in arguments)
-    kept: dict[str, Any] = {"requests": rest} if shared else {"requests": [plain(list(r)) for r in arguments]}
-    if not shared:
-        return kept
-    if len(context) <= LONGEST_PROMPT:
-        return {"context": context, **kept}
-    return {"head": context[:HEAD], "tail": context[-TAIL:], "characters": len(context), **kept}
+    context = arguments[0][0]
+    if any(request[0] != context for request in arguments):
+        return {"requests": [_shorten(list(request)) for request in arguments]}
+    return {"context": _shorten(context), "requests": [_shorten(list(request[1:])) for request in arguments]}
+
+
+def _shorten(value: Any) -> Any:
+    """`value` with each long text replaced by its ends and its length."""
+    if isinstance(value, list):
+        return [_shorten(item) for item in value]
+    if isinstance(value, str) and len(value) > LONGEST_PROMPT:
+        return {"head": value[:HEAD], "tail": value[-TAIL:], "characters": len(value)}
+    return plain(value)

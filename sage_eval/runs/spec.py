@@ -33,28 +33,28 @@ class ArmSpec(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def arms(config: RunConfig, model: Path | str, model_hash: str, stack: dict[str, str]) -> list[ArmSpec]:
+def arms(config: RunConfig, model_hash: str, stack: dict[str, str]) -> list[ArmSpec]:
     """The arms of a comparison, baseline first; they differ in what they name and in nothing else."""
     named = [("baseline", config.baseline), ("candidate", config.candidate)]
     return [
         ArmSpec(
             name=name,
             lm=config.lm,
-            model_args=_model_args(config, model, backend),
+            model_args=_model_args(config, backend),
             task_args=config.task_args,
             model_hash=model_hash,
             tasks=config.tasks,
             limit=config.limit,
             seed=config.seed,
-            data_dir=config.data_dir.resolve() if config.data_dir else None,
+            data_dir=config.data_dir,
             stack=stack,
         )
         for name, backend in named
     ]
 
 
-def _model_args(config: RunConfig, model: Path | str, backend: str | None) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"pretrained": str(model), "mode": config.mode, **config.model_args}
+def _model_args(config: RunConfig, backend: str | None) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"pretrained": config.model, "mode": config.mode, **config.model_args}
     if backend:
         arguments["attention_backend"] = backend
     if "sage_attn" in (arguments.get(f"{phase}attention_backend") for phase in ("", "prefill_", "decode_")):

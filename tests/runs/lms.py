@@ -1,4 +1,8 @@
-"""lm-eval models for tests of the runner: real `LM` classes that need no engine."""
+"""An lm-eval model for tests of the runner: a real `LM` class that needs no engine and can be told to fail.
+
+`TEST_FAULT=<backend>:<fault>` makes the arm of that backend `kill` itself, `hang`, or give `nan`; a hanging arm writes
+its pid and that of a child of its own, which ignores SIGTERM, to the file `TEST_PIDS`.
+"""
 
 import hashlib
 import os
@@ -6,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from lm_eval.api.model import LM
 
@@ -19,15 +24,22 @@ def _unit(*parts) -> float:
 class HashLM(LM):
     """Deterministic answers from the prompt; the candidate's differ a little, as another kernel's would."""
 
-    def __init__(self, attention_backend=None, amplitude=0.02, **_ignored) -> None:
+    def __init__(self, attention_backend="plain", **_ignored) -> None:
         super().__init__()
-        self.backend = attention_backend or "plain"
-        self.amplitude = amplitude if attention_backend else 0.0
+        self.backend = attention_backend
+        backend, _, fault = os.environ.get("TEST_FAULT", ":").partition(":")
+        self.fault = fault if backend == attention_backend else ""
 
     def _score(self, *parts) -> float:
-        return -10 * _unit("model", *parts) + self.amplitude * (_unit(self.backend, *parts) - 0.5)
+        if self.fault == "nan":
+            return float("nan")
+        return -10 * _unit("model", *parts) + 0.02 * _unit(self.backend, *parts)
 
     def loglikelihood(self, requests):
+        if self.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "hang":
+            _hang()
         return [(self._score(*request.args), False) for request in requests]
 
     def loglikelihood_rolling(self, requests):
@@ -41,31 +53,11 @@ class HashLM(LM):
         return {"attention_backend": self.backend, "coverage": {"tokens": tokens, "cached_tokens": 0, "counted": True}}
 
 
-class CrashingLM(HashLM):
-    """The candidate's engine dies without a word."""
-
-    def loglikelihood_rolling(self, requests):
-        if self.backend == "sage_attn":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().loglikelihood_rolling(requests)
-
-
-class HangingLM(HashLM):
-    """The candidate hangs, with a child process of its own that ignores SIGTERM; both pids go to a file."""
-
-    def loglikelihood_rolling(self, requests):
-        if self.backend == "sage_attn":
-            code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-            child = subprocess.Popen([sys.executable, "-c", code])
-            with open(os.environ["TEST_PIDS"] + ".tmp", "w") as file:
-                file.write(f"{os.getpid()} {child.pid}")
-            os.rename(os.environ["TEST_PIDS"] + ".tmp", os.environ["TEST_PIDS"])
-            time.sleep(600)
-        return super().loglikelihood_rolling(requests)
-
-
-class NanLM(HashLM):
-    """A broken kernel."""
-
-    def loglikelihood_rolling(self, requests):
-        return [float("nan") for _ in requests]
+def _hang() -> None:
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    child.stdout.read(1)
+    target = Path(os.environ["TEST_PIDS"])
+    target.with_suffix(".tmp").write_text(f"{os.getpid()} {child.pid}")
+    target.with_suffix(".tmp").rename(target)
+    time.sleep(600)

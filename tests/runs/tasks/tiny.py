@@ -7,7 +7,12 @@ SUBJECTS = ("colour", "number")
 
 def choices(**_):
     rows = [
-        {"subject": SUBJECTS[i % 2], "question": f"Which is the {i}th letter?", "choices": list("ABCD"), "answer": i % 4}
+        {
+            "subject": SUBJECTS[i % 2],
+            "question": f"Which is the {i}th letter?",
+            "choices": list("ABCD"),
+            "answer": i % 4,
+        }
         for i in range(80)
     ]
     return {"test": datasets.Dataset.from_list(rows)}

@@ -1,0 +1,60 @@
+"""`sage-eval doctor`: versions, devices, and which attention backends can run here, with the reason where not."""
+
+from importlib.util import find_spec
+from typing import Any
+
+from sage_eval.runs import manifest
+
+
+def examine() -> dict[str, Any]:
+    """Versions, host, devices and backends of this machine, ready for JSON."""
+    devices = manifest.devices()
+    return {
+        "schema_version": 1,
+        "versions": manifest.versions(),
+        "host": manifest.host(),
+        "devices": devices,
+        "backends": [
+            {"name": name, "runs": reason is None, "why": reason} for name, reason in _backends(devices).items()
+        ],
+    }
+
+
+def text(found: dict[str, Any]) -> str:
+    """The same for people."""
+    host, devices = found["host"], found["devices"]
+    lines = [
+        f"host: {host['system']}, {host['cpu']}, {host['cores']} cores, {host['memory_gib']} GiB",
+        *(f"GPU: {d['name']}, {d['memory_gib']} GiB, compute capability {d['compute_capability']}" for d in devices),
+        *([] if devices else ["GPU: none found; SGLang runs on the CPU through sage-eval's platform plugin"]),
+        "versions: " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
+        "attention backends:",
+    ]
+    for backend in found["backends"]:
+        lines.append(f"  {backend['name']:<14} {'yes' if backend['runs'] else 'no: ' + backend['why']}")
+    return "\n".join(lines)
+
+
+def _backends(devices: list[dict[str, Any]]) -> dict[str, str | None]:
+    """Backend -> None where it can run, else what is missing."""
+    missing = next((f"install {name}" for name in ("sglang", "torch") if find_spec(name) is None), None)
+    plugin = None if _plugin_registered() else "sage-eval is not installed here, so SGLang does not find its plugin"
+    no_gpu = None if devices else "needs an NVIDIA GPU"
+    capability = float(devices[0]["compute_capability"]) if devices else 0.0
+    hopper = None if 9.0 <= capability < 10.0 else "needs a Hopper GPU (compute capability 9.x)"
+    package = None if find_spec("sageattention") else "pip install sageattention==1.0.6"
+    flashinfer = None if find_spec("flashinfer") else "install flashinfer-python"
+    return {
+        "sage_attn": missing or plugin,
+        "sage_attn with kernel=package": missing or plugin or no_gpu or package,
+        "torch_native": missing,
+        "triton": missing or no_gpu,
+        "fa3": missing or no_gpu or hopper,
+        "flashinfer": missing or no_gpu or flashinfer,
+    }
+
+
+def _plugin_registered() -> bool:
+    from importlib.metadata import entry_points
+
+    return any(point.name == "sage_attn" for point in entry_points(group="sglang.srt.plugins"))

@@ -1,0 +1,9 @@
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def old_run() -> Path:
+    """A run folder as this version wrote it; it must be readable for ever."""
+    return Path(__file__).parents[1] / "runs" / "stored" / "schema_1"

@@ -1,0 +1,175 @@
+"""The runner from configuration to run folder, with real child processes and language models that need no engine."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from sage_eval.errors import DataError, EngineError, PrerequisiteError, UsageError
+from sage_eval.runs import load
+from sage_eval.runs.compare import compare, output_folder
+from sage_eval.runs.manifest import versions
+from sage_eval.runs.spec import arms
+
+
+def specs(config):
+    return arms(config, "hash", versions())
+
+
+def test_arms_differ_in_the_backend_and_its_settings_only(tiny):
+    config = tiny(model_args={"mem_fraction_static": 0.5}, attention={"variant": "exact"})
+    baseline, candidate = (spec.model_dump() for spec in specs(config))
+    extra = candidate["model_args"].items() - baseline["model_args"].items()
+    assert dict(extra) == {"attention_backend": "sage_attn", **config.attention.model_dump()}
+    assert baseline["model_args"].items() <= candidate["model_args"].items()
+    assert {k: v for k, v in baseline.items() if k not in ("name", "model_args")} == {
+        k: v for k, v in candidate.items() if k not in ("name", "model_args")
+    }
+
+
+def test_backend_settings_also_go_with_a_split_backend(tiny):
+    baseline, _ = specs(tiny(model_args={"prefill_attention_backend": "sage_attn"}))
+    assert baseline.model_args["variant"] == "int8-fp16"
+
+
+def test_the_fingerprint_forgets_the_name_and_nothing_else(tiny):
+    first, second = specs(tiny(baseline="sage_attn"))
+    assert first.fingerprint() == second.fingerprint()
+    prints = {
+        spec.fingerprint() for limit in (None, 3) for seed in (1, 2) for spec in specs(tiny(limit=limit, seed=seed))
+    }
+    assert len(prints) == 8
+
+
+def test_the_default_folder_is_the_same_for_the_same_configuration(tiny):
+    names = [output_folder(tiny(limit=limit), specs(tiny(limit=limit))) for limit in (1, 1, 2)]
+    assert names[0] == names[1] != names[2]
+
+
+def test_a_run_folder_has_all_its_files(run):
+    names = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file()}
+    arm = {"spec.json", "log.txt", "results.json", "samples.jsonl.zst", "arm.json"}
+    assert names == {"manifest.json", "comparison.json", "report.md", "prompts.jsonl.zst"} | {
+        f"arms/{name}/{file}" for name in ("baseline", "candidate") for file in arm
+    }
+
+
+def test_every_sample_refers_to_a_stored_prompt(run):
+    for arm in run.arms.values():
+        assert len(arm.samples) == 80 + 40 + 60
+        assert {sample.prompt for sample in arm.samples} == set(run.prompts)
+
+
+def test_lm_evals_results_are_kept_as_they_are(run):
+    results = run.arms["candidate"].results
+    assert results["schema_version"] == 1
+    assert results["results"]["tiny_choice"]["acc,none"] == pytest.approx(
+        sum(s.metrics["acc"] for s in run.arms["candidate"].samples if s.task == "tiny_choice") / 80
+    )
+
+
+def test_a_finished_arm_is_not_run_again(tiny, half, run):
+    before = {path: path.stat().st_mtime_ns for path in half.glob("arms/baseline/*")}
+    resumed = compare(tiny(output=half))
+    assert {path: path.stat().st_mtime_ns for path in half.glob("arms/baseline/*")} == before
+    assert resumed.comparison.pairs == run.comparison.pairs
+
+
+def test_another_configuration_does_not_mix_with_what_is_there(tiny, half):
+    with pytest.raises(UsageError, match=r"holds arm baseline of another comparison \(limit: None -> 5\).*--fresh"):
+        compare(tiny(output=half, limit=5))
+    assert (half / "arms/baseline/arm.json").exists()
+
+
+def test_fresh_does_not_delete_what_is_no_run(tiny, tmp_path):
+    (tmp_path / "arms").mkdir()
+    with pytest.raises(UsageError, match="is not a run folder"):
+        compare(tiny(output=tmp_path), fresh=True)
+    assert (tmp_path / "arms").exists()
+
+
+def test_an_arm_that_dies_is_one_line_and_the_other_is_kept(tiny, half, monkeypatch):
+    monkeypatch.setenv("TEST_FAULT", "sage_attn:kill")
+    with pytest.raises(EngineError, match=r"^arm candidate was ended by SIGKILL; out of memory\?.*log\.txt.*resume$"):
+        compare(tiny(output=half), argv=["compare", "M"])
+    assert (half / "arms/baseline/arm.json").exists()
+    with pytest.raises(DataError, match="unfinished: arm candidate is missing; repeat: sage-eval compare M"):
+        load(half)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        ({"tasks": ("sage_mmul",)}, UsageError, "unknown task 'sage_mmul'; did you mean sage_mmlu"),
+        ({"lm": "nobody:Model"}, UsageError, "lm='nobody:Model'"),
+    ],
+)
+def test_what_an_arm_refuses_is_the_same_error_here(tiny, tmp_path, values, kind, message):
+    with pytest.raises(kind, match=message) as error:
+        compare(tiny(output=tmp_path, **values))
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_is_no_model_is_refused(tiny, tmp_path):
+    with pytest.raises(PrerequisiteError, match=r"holds no config\.json"):
+        compare(tiny(model=str(tmp_path), output=tmp_path / "run"))
+    with pytest.raises(PrerequisiteError, match="is not a folder"):
+        compare(tiny(model="./nowhere", output=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def start(half, model, tmp_path):
+    pids = tmp_path / "pids"
+    tasks = ",".join(load_arm_spec(half)["tasks"])
+    command = ["compare", str(model), "--lm", "tests.runs.lms:HashLM", "--tasks", tasks, "--output", str(half)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sage_eval.cli", *command],
+        env={**os.environ, "TEST_FAULT": "sage_attn:hang", "TEST_PIDS": str(pids)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    while not pids.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return process, [int(pid) for pid in pids.read_text().split()]
+
+
+def load_arm_spec(folder):
+    return json.loads((folder / "arms/baseline/spec.json").read_text())
+
+
+def gone(pids, seconds=15):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        alive = [p for p in pids if psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE]
+        if not alive:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_ctrl_c_ends_every_process_keeps_the_finished_arm_and_says_130(half, model, tmp_path):
+    process, pids = start(half, model, tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert re.search(r"^sage-eval: interrupted; finished arms are kept", errors, re.MULTILINE)
+    assert "Traceback" not in errors
+    assert gone(pids)
+    assert "baseline (SGLang's choice): finished earlier, kept" in errors
+    assert (half / "arms/baseline/arm.json").exists()
+
+
+def test_a_killed_command_leaves_nothing_behind(half, model, tmp_path):
+    process, pids = start(half, model, tmp_path)
+    process.kill()
+    process.communicate(timeout=30)
+    assert gone(pids)

@@ -1,0 +1,189 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sage_eval.errors import DataError, UsageError
+from sage_eval.runs import comparison
+from sage_eval.runs.comparison import compare
+from sage_eval.runs.folder import Arm, ArmRecord
+from sage_eval.runs.pairing import pair
+from sage_eval.runs.records import Sample
+
+
+def arm(run, name, samples, results=None):
+    """An arm as `load` gives it, with other samples."""
+    found = Arm(run.arms[name].folder, ArmRecord.model_validate(run.arms[name].record.model_dump()))
+    found.__dict__.update(samples=samples, results=results or run.arms[name].results)
+    return found
+
+
+def rows(run, task):
+    [found] = run.comparison.pairs
+    return {row.metric: row for row in found.tasks if row.task == task}
+
+
+def test_items_are_paired_by_task_and_document(run):
+    paired = pair(run.arms["baseline"], arm(run, "candidate", run.arms["candidate"].samples[::-1]))
+    assert {task: len(items) for task, items in paired.items()} == {
+        "tiny_choice": 80,
+        "tiny_perplexity": 40,
+        "tiny_needle": 60,
+    }
+    assert all(base.key == cand.key for items in paired.values() for base, cand in items)
+
+
+def test_a_changed_prompt_is_refused(run):
+    samples = list(run.arms["candidate"].samples)
+    samples[100] = samples[100].model_copy(update={"prompt": "0" * 32})
+    with pytest.raises(DataError, match=r"tiny_perplexity, item 20: .*different prompts"):
+        pair(run.arms["baseline"], arm(run, "candidate", samples))
+
+
+@pytest.mark.parametrize("lacking", ["baseline", "candidate"])
+def test_a_missing_item_is_refused(run, lacking):
+    arms = {name: arm(run, name, run.arms[name].samples[: -1 if name == lacking else None]) for name in run.arms}
+    with pytest.raises(DataError, match=r"1 are in one only .*tiny_needle, item 59"):
+        pair(arms["baseline"], arms["candidate"])
+
+
+def test_accuracy_difference_and_flips_are_those_of_the_items(run):
+    row = rows(run, "tiny_needle")["acc"]
+    base, cand = (
+        np.array([s.metrics["acc"] for s in run.arms[name].samples if s.task == "tiny_needle"])
+        for name in ("baseline", "candidate")
+    )
+    assert (row.baseline.value, row.candidate.value) == (base.mean(), cand.mean())
+    assert row.difference.value == pytest.approx((cand - base).mean())
+    assert row.difference.se == pytest.approx(stats.sem(cand - base))
+    assert (row.flips.lost, row.flips.gained) == ((base > cand).sum(), (cand > base).sum())
+    assert row.flips.lost + row.flips.gained > 0
+    assert row.changed == row.flips.lost + row.flips.gained
+
+
+def test_perplexities_are_compared_as_ratios_of_sums(run):
+    found = rows(run, "tiny_perplexity")
+    pairs = {
+        name: np.array([s.metrics["word_perplexity"] for s in run.arms[name].samples if s.task == "tiny_perplexity"])
+        for name in run.arms
+    }
+    logs = {name: -column[:, 0].sum() / column[:, 1].sum() for name, column in pairs.items()}
+    row = found["word_perplexity"]
+    assert row.kind == "log-perplexity"
+    assert not row.higher_is_better
+    assert row.difference.value == pytest.approx(logs["candidate"] - logs["baseline"], rel=1e-9)
+    theirs = run.arms["baseline"].results["results"]["tiny_perplexity"]["word_perplexity,none"]
+    assert math.exp(row.baseline.value) == pytest.approx(theirs)
+    # The pairing is what makes it sharp: the arms' own errors are far larger.
+    assert row.difference.se < row.baseline.se / 100
+    assert found["bits_per_byte"].kind == "bits"
+
+
+def test_an_aggregation_that_is_no_average_is_left_out_and_said(run):
+    results = {name: dict(run.arms[name].results) for name in run.arms}
+    scores = {**results["baseline"]["results"], "tiny_needle": {"acc,none": 0.123}}
+    base = arm(run, "baseline", run.arms["baseline"].samples, {**results["baseline"], "results": scores})
+    [found] = compare(run.manifest, {"baseline": base, "candidate": run.arms["candidate"]}, {}).pairs
+    assert {row.task for row in found.tasks} == {"tiny_choice", "tiny_perplexity"}
+    assert found.skipped == ["tiny_needle acc: lm-eval's score (0.123) is not an average over the items"]
+
+
+def grouped(run):
+    """The same answers with the choices split into two tasks of a group."""
+    arms = {}
+    for name, original in run.arms.items():
+        samples = [
+            s.model_copy(update={"task": f"part_{s.cell['subject']}"})
+            for s in original.samples
+            if s.task == "tiny_choice"
+        ]
+        tasks = sorted({s.task for s in samples})
+        scores = {t: {"acc,none": np.mean([s.metrics["acc"] for s in samples if s.task == t])} for t in tasks}
+        whole = {"acc,none": np.mean([s.metrics["acc"] for s in samples])}
+        results = {
+            "results": {"parts": whole, **scores}, "groups": {"parts": whole}, "group_subtasks": {"parts": tasks},
+            "higher_is_better": {t: {"acc": True} for t in tasks},
+        }  # fmt: skip
+        arms[name] = arm(run, name, samples, results)
+    return arms
+
+
+def test_a_group_pools_its_members_items_stratified(run):
+    [found] = compare(run.manifest, grouped(run), {}).pairs
+    whole, *parts = found.tasks
+    assert (whole.task, whole.group, whole.n) == ("parts", True, 80)
+    assert [(part.task, part.parent, part.n) for part in parts] == [
+        ("part_colour", "parts", 40),
+        ("part_number", "parts", 40),
+    ]
+    assert whole.baseline.value == pytest.approx(sum(part.baseline.value for part in parts) / 2)
+    assert "stratified" in whole.baseline.method
+
+
+def test_windows_of_a_text_are_clustered_by_document(run):
+    arms = {
+        name: arm(
+            run,
+            name,
+            [
+                s.model_copy(update={"cell": {"document": s.doc_id // 20}})
+                for s in original.samples
+                if s.task == "tiny_perplexity"
+            ],
+        )
+        for name, original in run.arms.items()
+    }
+    [found] = compare(run.manifest, arms, {}).pairs
+    assert {row.baseline.units for row in found.tasks} == {2}
+    assert all(row.difference.se is None for row in found.tasks)
+
+
+def test_chance_is_seen_for_choices_and_not_for_generations(run):
+    assert rows(run, "tiny_choice")["acc"].notes == ["baseline at chance (25 %): a loss could not be seen here"]
+    assert not any("chance" in note for note in rows(run, "tiny_needle")["acc"].notes)
+
+
+def test_a_good_baseline_is_not_called_chance(run):
+    right = [
+        s.model_copy(update={"metrics": {"acc": 1.0}}) for s in run.arms["baseline"].samples if s.task == "tiny_choice"
+    ]
+    items = [(s, s) for s in right]
+    row = comparison._compare_items("tiny_choice", "acc", items, group=False, parent=None)
+    assert row.notes == []
+
+
+def test_cells_below_the_limit_are_uninformative(run):
+    cells = rows(run, "tiny_needle")["acc"].cells
+    assert [(cell.length, cell.depth, cell.n) for cell in cells] == [
+        (length, depth, 10) for length in (512, 1024) for depth in (0.0, 0.5, 1.0)
+    ]
+    assert [cell.informative for cell in cells] == [cell.baseline >= 0.8 for cell in cells]
+    assert sum(not cell.informative for cell in cells) == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "minimum", "passed"),
+    [
+        ("tiny_needle", 0.5, True),
+        ("tiny_needle", 0.99, False),
+        ("tiny_perplexity", 1e6, True),
+        ("tiny_perplexity", 1.0, False),
+    ],
+)
+def test_the_absolute_gate_looks_at_the_candidate_in_lm_evals_units(run, task, minimum, passed):
+    result = compare(run.manifest, run.arms, {task: minimum})
+    assert (result.gates[0].passed, result.passed) == (passed, passed)
+
+
+def test_a_gate_on_a_task_that_was_not_run_is_a_usage_error(run):
+    with pytest.raises(UsageError, match=r"--min sage_mmlu=0\.6: not among the tasks of this run \(tiny_choice"):
+        compare(run.manifest, run.arms, {"sage_mmlu": 0.6})
+
+
+def test_filters_of_one_task_are_metrics_of_their_own():
+    def sample(filter_name, value):
+        return Sample(task="t", doc_id=0, filter=filter_name, prompt="p", metrics={"exact_match": value})
+
+    items = [(sample(name, 1.0), sample(name, 0.0)) for name in ("strict", "none")]
+    assert list(comparison._by_metric(items)) == ["exact_match,strict", "exact_match"]
