@@ -8,6 +8,7 @@ from scipy.special import log_softmax, rel_entr
 
 from sage_eval.statistics import divergence as module
 from sage_eval.statistics.divergence import divergence
+from tests.statistics import quick
 
 VOCABULARY = 60
 
@@ -61,6 +62,7 @@ def test_small_example_by_hand():
     assert not result.exact
 
 
+@quick
 @given(st.integers(0, 1_000), st.integers(1, VOCABULARY - 1), st.floats(0.0, 3.0))
 def test_top_k_is_a_lower_bound(seed, k, noise):
     base, cand = arms(seed, noise=noise)
@@ -81,6 +83,7 @@ def test_lists_of_the_whole_vocabulary_are_exact():
     assert from_top(base, cand, VOCABULARY).kl == pytest.approx(true_kl(base, cand), rel=1e-6)
 
 
+@quick
 @given(st.integers(0, 1_000), st.integers(1, 20))
 def test_order_within_a_list_does_not_matter(seed, k):
     base, cand = arms(seed)

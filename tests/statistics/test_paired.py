@@ -9,6 +9,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from sage_eval.statistics.paired import mean, paired_difference, paired_ratio_difference, ratio_of_sums, recovery
+from tests.statistics import quick
 
 seeds = st.integers(0, 10_000)
 
@@ -141,6 +142,7 @@ def test_unusable_input_is_refused(call, message):
         call()
 
 
+@quick
 @given(seeds, st.booleans())
 def test_swapping_the_arms_mirrors_the_interval(seed, binary):
     base, cand = arms(seed, binary=binary)
@@ -149,6 +151,7 @@ def test_swapping_the_arms_mirrors_the_interval(seed, binary):
     assert there.p == pytest.approx(back.p)
 
 
+@quick
 @given(seeds, st.booleans())
 def test_order_of_items_does_not_matter(seed, binary):
     base, cand = arms(seed, binary=binary)
@@ -157,6 +160,7 @@ def test_order_of_items_does_not_matter(seed, binary):
     assert ends(paired_difference(base[order], cand[order], clusters=label[order])) == pytest.approx(ends(there))
 
 
+@quick
 @given(seeds, st.floats(1e-3, 1e3))
 def test_units_scale_the_whole_estimate(seed, factor):
     base, cand = arms(seed)
@@ -164,6 +168,7 @@ def test_units_scale_the_whole_estimate(seed, factor):
     assert scaled == pytest.approx([factor * x for x in ends(paired_difference(base, cand))])
 
 
+@quick
 @given(seeds, st.floats(-50, 50))
 def test_difficulty_shared_by_both_arms_cancels(seed, shift):
     base, cand = arms(seed)
@@ -172,6 +177,7 @@ def test_difficulty_shared_by_both_arms_cancels(seed, shift):
     )
 
 
+@quick
 @given(seeds, st.booleans())
 def test_higher_levels_are_wider(seed, binary):
     base, cand = arms(seed, binary=binary)

@@ -9,6 +9,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from sage_eval.statistics.paired import paired_difference
 from sage_eval.statistics.proportions import Flips, flips, mcnemar_exact, tango_interval, tango_statistic, wilson
+from tests.statistics import quick
 
 
 def test_flips_count_the_table():
@@ -98,6 +99,7 @@ def test_flips_that_cancel_in_every_cluster_do_not_shrink_the_interval():
     assert clustered.half_width == pytest.approx(paired_difference(base, cand).half_width)
 
 
+@quick
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(120, 5_000))
 def test_score_interval_holds_the_estimate_and_mirrors(gained, lost, n):
     low, high = tango_interval(gained, lost, n)

@@ -2,5 +2,4 @@
 
 from hypothesis import settings
 
-settings.register_profile("statistics", deadline=None, max_examples=25, derandomize=True)
-settings.load_profile("statistics")
+quick = settings(deadline=None, max_examples=25, derandomize=True)
