@@ -6,6 +6,7 @@ lm_eval --model sglang-sage --model_args pretrained=MODEL,attention_backend=sage
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -47,7 +48,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
 
     def __init__(  # noqa: PLR0913 - lm-eval passes model arguments as keywords
         self,
-        pretrained: str,
+        pretrained: str = "",
         *,
         tokenizer: str | None = None,
         add_bos_token: bool | None = None,
@@ -65,6 +66,8 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         **arguments: Any,
     ) -> None:
         super().__init__()
+        if not pretrained:
+            raise UsageError("which model? pass pretrained=, a folder or a hub name")
         if enable_thinking and think_end_token is None:
             raise UsageError("enable_thinking=True needs think_end_token, the end of the part that is not the answer")
         from sage_eval.engine.arm import open_arm
@@ -226,21 +229,20 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             for context, continuation in map(make_disjoint_window, pieces):
                 windows.append(ScoreRequest(tuple(context), tuple(continuation)))
                 owners.append(owner)
-        totals = [0.0] * len(texts)
-        pending = Counter(owners)
+        sizes = Counter(owners)
+        parts: list[list[float]] = [[] for _ in texts]
 
         with tqdm(total=len(windows), desc="loglikelihood_rolling", disable=disable_tqdm) as progress:
 
             def done(index: int, score: Score) -> None:
                 progress.update()
                 owner = owners[index]
-                totals[owner] += score.total
-                pending[owner] -= 1
-                if not pending[owner]:
-                    self.cache_hook.add_partial("loglikelihood_rolling", (texts[owner],), totals[owner])
+                parts[owner].append(score.total)
+                if len(parts[owner]) == sizes[owner]:
+                    self.cache_hook.add_partial("loglikelihood_rolling", (texts[owner],), math.fsum(parts[owner]))
 
             self.arm.score(windows, greedy=False, on_result=done)
-        return totals
+        return [math.fsum(part) for part in parts]  # fsum: the same whatever order the windows arrived in
 
     # -- generation ---------------------------------------------------------------------------------------------
 

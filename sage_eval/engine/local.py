@@ -65,8 +65,6 @@ class LocalEngine:
 
     def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
         """Serve `batch`; yields (index in the batch, reply) as replies arrive."""
-        if self._closed:
-            raise EngineError("the engine is closed; open the arm again")
         results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         task = self._submit(self._drive(batch, results))
         try:
@@ -147,6 +145,9 @@ class LocalEngine:
         await asyncio.gather(*(one(index, payload) for index, payload in enumerate(batch)))
 
     def _submit(self, work: Coroutine[Any, Any, Any]) -> "Future[Any]":
+        if self._closed:
+            work.close()
+            raise EngineError("the engine is closed; open the arm again")
         return asyncio.run_coroutine_threadsafe(work, self._engine.loop)
 
     def _next(self, results: "queue.SimpleQueue[tuple[int, Any]]") -> tuple[int, Any]:
