@@ -15,10 +15,9 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from .estimate import Estimate, Floats, column, linearised_variance, same_length, t_interval
-from .proportions import Flips, flips, mcnemar_exact, tango_interval, tango_statistic, wilson
+from .proportions import Flips, flips, mcnemar_exact, tango_interval, wilson
 
 __all__ = [
     "Estimate",
@@ -32,6 +31,9 @@ __all__ = [
 ]
 
 Labels = npt.ArrayLike | None
+
+SMALLEST_EFFECT = 0.5
+"""Strata and clusters may narrow a score interval as if there were at most twice the items."""
 
 
 def _name(base: str, clusters: Labels, strata: Labels) -> str:
@@ -49,8 +51,9 @@ def _is_binary(values: Floats) -> bool:
 
 
 def _design_effect(variance: float, simple: float) -> float:
-    # flips that cancel within every cluster leave a variance of rounding error: no evidence for D near 0
-    return variance / simple if variance > 1e-9 * simple > 0 else 1.0
+    # flips that cancel within every cluster, or fill a stratum, leave no spread: no evidence that D is near 0
+    effect = variance / simple if simple > 0 else 1.0
+    return 1.0 if effect < 1e-9 else max(effect, SMALLEST_EFFECT)
 
 
 def _ratio(y: Floats, x: Floats, clusters: Labels, strata: Labels, level: float, method: str) -> Estimate:
@@ -89,8 +92,8 @@ def paired_difference(
     """Mean of candidate − baseline over the same items, each [n], in their units.
 
     Where both hold only 0 and 1: Tango's score interval and the exact McNemar p-value. Clusters or strata then enter by
-    their design effect D = V/V_simple, which divides the counts (Rao & Scott, Biometrics 48:577, 1992); p is then the
-    score test of the effective counts. With no flip at all D cannot be seen and is taken as 1.
+    their design effect D = V/V_simple, which divides the counts of both (Rao & Scott, Biometrics 48:577, 1992). With no
+    flip at all D cannot be seen and is taken as 1.
     """
     base, cand = column(baseline, "baseline"), column(candidate, "candidate")
     same_length(baseline=base, candidate=cand)
@@ -103,9 +106,7 @@ def paired_difference(
     effect = _design_effect(plain.se**2, simple) if designed else 1.0
     counts = (table.gained / effect, table.lost / effect, table.n / effect)
     low, high = tango_interval(*counts, level)
-    p = mcnemar_exact(table.lost, table.gained)
-    if designed:
-        p = 2 * float(stats.norm.sf(abs(tango_statistic(*counts, 0.0))))
+    p = mcnemar_exact(*counts[:2])
     method = _name("Tango score", clusters, strata)
     return replace(plain, low=float(low), high=float(high), p=p, method=method, df=None, counts=counts)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 from .estimate import Floats, same_length
 
@@ -73,10 +73,13 @@ def flips(base_correct: npt.ArrayLike, cand_correct: npt.ArrayLike) -> Flips:
     return Flips(both, n - both - lost - gained, lost, gained)
 
 
-def mcnemar_exact(lost: int, gained: int) -> float:
-    """Exact two-sided McNemar p-value: binomial test of `lost` in lost + gained tosses (McNemar 1947)."""
-    discordant = lost + gained
-    return float(stats.binomtest(lost, discordant).pvalue) if discordant else 1.0
+def mcnemar_exact(lost: float, gained: float) -> float:
+    """Exact two-sided McNemar p-value: the chance of a split as uneven in lost + gained fair tosses (McNemar 1947).
+
+    Twice the binomial tail, written as an incomplete beta function so that effective counts are fine too.
+    """
+    fewer, more = sorted((lost, gained))
+    return min(1.0, 2 * float(special.betainc(more, fewer + 1, 0.5))) if more > 0 else 1.0
 
 
 def tango_statistic(gained: npt.ArrayLike, lost: npt.ArrayLike, n: npt.ArrayLike, delta: npt.ArrayLike) -> Floats:

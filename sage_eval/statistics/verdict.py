@@ -7,6 +7,7 @@ control: damage that is seen needs no proof that it can be seen, and a candidate
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -129,8 +130,8 @@ def _judge_task(item: Evidence, barred: str | None, p: float | None, alpha: floa
     if barred is not None:
         kind, reason = "not established", barred
     elif difference.se is None:
-        kind, items = "inconclusive", max(MIN_UNITS, difference.n + 1)
-        reason = f"{difference.method}; at least {MIN_UNITS} are needed"
+        kind, items = "inconclusive", math.ceil(difference.n * MIN_UNITS / max(1, difference.units))
+        reason = f"{difference.method}; at least {MIN_UNITS} are needed, about {items:,} items"
     elif significant and harmful and not tost.equivalent:
         kind, reason = "worse", f"{_shown(metric, difference)}, p = {p:.2g} after Holm's correction"
     elif unseen is not None:

@@ -93,6 +93,22 @@ def test_clustered_flips_widen_and_stratified_ones_narrow_the_interval():
     assert clustered.half_width == pytest.approx(1.96 * clustered.se, rel=0.1)
 
 
+def test_stratified_p_value_stays_exact_where_flips_are_few():
+    # five losses in five subjects: the score test would say p = 0.025
+    base, cand = np.ones(1_000), np.ones(1_000)
+    cand[:1_000:200] = 0
+    ours = paired_difference(base, cand, strata=np.arange(1_000) // 100)
+    assert ours.p == pytest.approx(2 * 0.5**5, rel=0.02)
+
+
+def test_a_stratum_that_is_lost_whole_does_not_shrink_the_interval_to_nothing():
+    base, cand = np.ones(1_000), np.ones(1_000)
+    cand[:101] = 0
+    subjects = np.arange(1_000) // 100
+    plain, stratified = paired_difference(base, cand), paired_difference(base, cand, strata=subjects)
+    assert 0.5 * plain.half_width < stratified.half_width < plain.half_width
+
+
 def test_flips_that_cancel_in_every_cluster_do_not_shrink_the_interval():
     base, cand = np.tile([1, 0, 1, 1], 40), np.tile([0, 1, 1, 1], 40)
     clustered = paired_difference(base, cand, clusters=np.repeat(np.arange(40), 4))

@@ -36,6 +36,11 @@ TABLE = {
     "gain beyond": (task(GAIN), "better", "+3 pp"),
     "wide interval": (task(UNCLEAR), "inconclusive", "items would settle it"),
     "few items": (task(answers(0, 0, 29)), "inconclusive", "too few"),
+    "few documents": (
+        task(paired_difference(np.zeros(500), np.ones(500), clusters=np.arange(500) // 25)),
+        "inconclusive",
+        "at least 30 are needed, about 750 items",
+    ),
     "hashes": (task(EQUAL, hashes_match=False), "not established", "hashes differ"),
     "coverage low": (task(EQUAL, coverage=0.97, required_coverage=1.0), "not established", "coverage is 97.00 %"),
     "coverage unknown": (task(EQUAL, required_coverage=1.0), "not established", "coverage is unknown"),
