@@ -33,7 +33,7 @@ def group_files() -> dict[str, dict[str, object]]:
     for category, members in CATEGORIES.items():
         name = f"sage_mmlu_{category}"
         tasks = [f"sage_mmlu_{subject}" for subject in members.split()]
-        groups[name] = {"group": name, "group_alias": category, "task": tasks}
+        groups[name] = {"group": name, "group_alias": category.replace("_", " "), "task": tasks}
     return {
         name: group | {"aggregate_metric_list": ACCURACY, "metadata": {"version": 2}} for name, group in groups.items()
     }

@@ -65,10 +65,8 @@ class Parameters(BaseModel):
         """From the environment and, before it, a task's metadata; `UsageError` names a key that cannot be used."""
         try:
             values = json.loads(os.environ.get(ENV) or "{}")
-            if not isinstance(values, dict) or (unknown := set(values) - set(cls.model_fields)):
-                raise UsageError(
-                    f"{ENV} takes a JSON object with the keys {', '.join(cls.model_fields)}; got {unknown}"
-                )
+            if not isinstance(values, dict) or not values.keys() <= cls.model_fields.keys():
+                raise UsageError(f"{ENV}={values}: it takes a JSON object with keys {', '.join(cls.model_fields)}")
             return cls.model_validate(values | {key: metadata[key] for key in cls.model_fields if key in metadata})
         except json.JSONDecodeError as error:
             raise UsageError(f'{ENV} is not JSON ({error}); write for instance {{"lengths": [1024, 2048]}}') from None

@@ -124,7 +124,7 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
 
 
 def test_unknown_and_unobtainable_data_sets_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="gsm8k.*haystack, wikitext2, mmlu"):
+    with pytest.raises(UsageError, match=r"gsm8k.*haystack, wikitext2, mmlu"):
         prepare(tmp_path, datasets=["gsm8k"])
     with pytest.raises(UsageError, match="haystack is not on the hub"):
         prepare(tmp_path, datasets=["haystack"])
