@@ -165,7 +165,7 @@ def _value_operand(v: Tensor, variant: "Variant") -> tuple[Tensor, Tensor]:
         return v, v.new_ones(v.shape[1], 1)
     if variant == "int8-fp8":
         scale = (v.abs().amax(0) / FP8_MAX).clamp_min(torch.finfo(torch.float32).tiny)
-        return (v / scale).to(torch.float8_e4m3fn).float(), scale / FP8_P_SCALE
+        return (v * scale.reciprocal()).to(torch.float8_e4m3fn).float(), scale / FP8_P_SCALE
     # |V| <= 512 keeps the sum of 64 products with P <= 1 inside fp16 (65,504); a power of two rounds nothing.
     exponent = torch.frexp(v.abs().amax((0, 2))).exponent.sub(9).clamp_min(0)
     scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent).unsqueeze(-1)

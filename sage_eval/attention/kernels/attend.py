@@ -59,26 +59,24 @@ def _step(
 
 @triton.jit
 def _attend_kernel(
-    q, out, k_codes, k_scales, v_codes, v_scales, sequences, query_tiles,
+    q, out, k_codes, k_scales, v_codes, v_scales, query_tiles,
     factor, slots, q_stride, out_stride,
     HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, COLS: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, TOP: tl.constexpr, FP8: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     tile, head = program // HEADS, program % HEADS
-    index = tl.load(query_tiles + 2 * tile)
-    start = tl.load(query_tiles + 2 * tile + 1)
-    sequence = sequences + index * SEQUENCE_FIELDS
-    new, prefix = tl.load(sequence + 1), tl.load(sequence + 2)
+    work = query_tiles + tile * (2 + SEQUENCE_FIELDS)
+    index, start, first_row = tl.load(work), tl.load(work + 1), tl.load(work + 2)
+    new, prefix, slot = tl.load(work + 3), tl.load(work + 4), tl.load(work + 6)
     kv_head = head // GROUP
-    slot = tl.load(sequence + 4)
     first = kv_head * slots + slot
     v_first = slot if FP8 else first
 
     row = start + tl.arange(0, M)
     col = tl.arange(0, COLS)
     valid = (row < new)[:, None] & (col < HEAD_DIM)[None, :]
-    token = (tl.load(sequence) + row).to(tl.int64)[:, None]
+    token = (first_row + row).to(tl.int64)[:, None]
     x = tl.load(q + token * q_stride + (head * HEAD_DIM + col)[None, :], mask=valid, other=0.0).to(tl.float32) * factor
     q_scale = block_scale(x, TOP)
     codes = round_codes(x, q_scale)
@@ -141,18 +139,19 @@ def attend(
     v_block = [cols, tile.keys] if fp8 else [tile.keys, cols]
     size = {"HEADS": heads, "GROUP": heads // kv_heads, "HEAD_DIM": dim, "COLS": cols, "TOP": top}
     factor = scale * math.log2(math.e)
-    tables = v_scales, plan.sequences, plan.query_tiles, factor, plan.slots, q.stride(0), out.stride(0)
-    grid = (len(plan.query_tiles) * heads,)
+    tables = v_scales, plan.query_tiles, factor, plan.slots, q.stride(0), out.stride(0)
+    items = len(plan.query_tiles) * heads
     if tile.kernel == "gluon":
         from sage_eval.attention.kernels import attend_sm90 as sm90  # Gluon needs a Hopper GPU, and Triton >= 3.6
 
         k_desc, v_desc = sm90.describe(k_codes, [tile.keys, cols]), sm90.describe(v_codes, v_block)
-        sm90._attend_kernel[grid](
-            q, out, k_desc, k_scales, v_desc, *tables, **size, STAGES=tile.stages, num_warps=tile.warps
+        programs = min(items, torch.cuda.get_device_properties(q.device).multi_processor_count)
+        sm90._attend_kernel[programs,](
+            q, out, k_desc, k_scales, v_desc, *tables, items, **size, STAGES=tile.stages, num_warps=tile.warps
         )
         return
     options = {"maxnreg": tile.registers} if tile.registers else {}
-    _attend_kernel[grid](
+    _attend_kernel[items,](
         q, out, TensorDescriptor.from_tensor(k_codes, [tile.keys, cols]), k_scales,
         TensorDescriptor.from_tensor(v_codes, v_block), *tables, **size,
         M=QUERY_BLOCK, N=KEY_BLOCK, FP8=fp8, STAGES=tile.stages, num_warps=tile.warps, **options,

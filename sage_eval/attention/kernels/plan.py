@@ -22,7 +22,8 @@ class Plan:
     """The layout of one prefill batch. All tables are int32 on the device.
 
     `sequences` has a row a sequence: first query row, new tokens, prefix tokens, first entry in kv_indices, first
-    scratch slot, first chunk. `query_tiles`, `key_tiles` and `chunks` have rows (sequence, first position).
+    scratch slot, first chunk. `query_tiles`, `key_tiles` and `chunks` have rows (sequence, first position); those of
+    `query_tiles` go on with the sequence's row, so that a program learns all it needs from one load.
     """
 
     sequences: Tensor
@@ -49,6 +50,7 @@ def make_plan(
     query_tiles = _tiles(np.where(active, new, 0), QUERY_BLOCK)
     last_key = prefix[query_tiles[:, 0]] + query_tiles[:, 1]
     query_tiles = query_tiles[np.argsort(-last_key, kind="stable")]
+    query_tiles = np.concatenate([query_tiles, table[query_tiles[:, 0]]], 1)
     parts = [table, query_tiles, _tiles(slots, KEY_BLOCK), _tiles(length, CHUNK)]
     flat = torch.from_numpy(np.concatenate([part.ravel() for part in parts]).astype(np.int32))
     if torch.device(device).type == "cuda":

@@ -1,6 +1,7 @@
 """K and V of a batch, read from the paged cache and the new tokens, into the operands that `attend` multiplies.
 
-Three launches: sums over chunks of keys; their total, the sequence's own mean and the range of its V; codes. Each sum has a fixed order that depends on the sequence alone. Scratch slots after a sequence's end are written with zeros.
+Three launches: sums over chunks of keys; their total, the sequence's own mean and the range of its V; codes. Each sum
+has a fixed order that depends on the sequence alone. Scratch slots after a sequence's end are written with zeros.
 """
 
 # Kernels have no Python types to check, and take what a launch passes.
@@ -49,17 +50,17 @@ def _sum_kernel(
     chunk, head = tl.program_id(0), tl.program_id(1)
     sequence = sequences + tl.load(chunks + 2 * chunk) * SEQUENCE_FIELDS
     start = tl.load(chunks + 2 * chunk + 1)
-    total = tl.zeros([COLS], tl.float32)
-    peak = tl.zeros([COLS], tl.float32)
+    total = tl.zeros([ROWS, COLS], tl.float32)
+    peak = tl.zeros([ROWS, COLS], tl.float32)
     for row in range(0, CHUNK, ROWS):
         position = start + row + tl.arange(0, ROWS)
         rows = _load_rows(k_cache, k, indices, sequence, position, head, k_cache_stride, k_stride, HEAD_DIM, COLS)
-        total += tl.sum(rows, 0)
+        total += rows
         rows = _load_rows(v_cache, v, indices, sequence, position, head, v_cache_stride, v_stride, HEAD_DIM, COLS)
-        peak = tl.maximum(peak, tl.max(tl.abs(rows), 0))
+        peak = tl.maximum(peak, tl.abs(rows))
     target = (chunk * HEADS + head) * COLS + tl.arange(0, COLS)
-    tl.store(sums + target, total)
-    tl.store(peaks + target, peak)
+    tl.store(sums + target, tl.sum(total, 0))
+    tl.store(peaks + target, tl.max(peak, 0))
 
 
 @triton.jit
@@ -134,7 +135,7 @@ def _code_kernel(
 
     rows = _load_rows(v_cache, v, indices, sequence, position, head, v_cache_stride, v_stride, HEAD_DIM, COLS)
     v_scale = tl.load(v_scales + (index * HEADS + head) * COLS + col)
-    rows = tl.div_rn(rows, tl.zeros_like(rows) + v_scale[None, :])
+    rows = rows * tl.div_rn(tl.full([COLS], 1.0, tl.float32), v_scale)[None, :]
     if FP8:  # keys side by side, as Hopper's FP8 matrix unit wants its second operand
         place = (head * COLS + col).to(tl.int64)[None, :] * slots + (tl.load(sequence + 4) + position)[:, None]
     tl.store(v_codes + place, rows.to(v_codes.dtype.element_ty))
