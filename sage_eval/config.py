@@ -27,6 +27,8 @@ from sage_eval.errors import PrerequisiteError, UsageError
 ENV_PREFIX = "SAGE_EVAL_"
 # The tasks read SAGE_EVAL_DATA themselves, so it is the name users know.
 _ENV_NAMES = {"SAGE_EVAL_DATA": "data_dir"}
+# Read by the tasks alone.
+TASK_VARIABLES = ("SAGE_EVAL_RETRIEVAL",)
 
 Mode = Literal["fidelity", "throughput"]
 DEFAULT_TASKS = ("sage_wikitext", "sage_mmlu", "sage_retrieval")
@@ -146,7 +148,7 @@ def _attention_env(environ: Mapping[str, str]) -> dict[str, Any]:
 def _read_env(environ: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for variable, value in environ.items():
-        if not variable.startswith(ENV_PREFIX):
+        if not variable.startswith(ENV_PREFIX) or variable in TASK_VARIABLES:
             continue
         name = _ENV_NAMES.get(variable, variable.removeprefix(ENV_PREFIX).lower())
         if name in RunConfig.model_fields and name != "attention":

@@ -1,11 +1,11 @@
 """The command line: exit codes, what goes to stdout and to stderr, and that errors are one line."""
 
 import json
+import resource
 import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,11 +45,11 @@ def test_help_is_quick_and_loads_nothing_heavy():
         "import sys, sage_eval.cli; sage_eval.cli.main(['compare', '--help']); "
         "sys.exit(bool({'torch', 'sglang', 'lm_eval', 'transformers', 'scipy', 'numpy'} & set(sys.modules)))"
     )
-    started = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout
-    # Well under a second on a quiet machine; the margin is for one that is busy with other tests.
-    assert time.perf_counter() - started < 5
+    # Processor time, not the clock: other tests may keep the machine busy. Half of it where bytecode is cached.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2.5
 
 
 @pytest.mark.parametrize("command", ["compare", "report", "prepare", "doctor", "version"])
@@ -114,13 +114,13 @@ def test_flags_reach_the_configuration(call, monkeypatch):
 
 
 def test_report_renders_again_without_an_engine(call, run_folder):
-    before = (run_folder / "report.md").read_text()
     for name in ("report.md", "comparison.json"):
         (run_folder / name).unlink()
     code, out, err = call("report", run_folder)
     assert (code, err) == (0, "")
     assert out.startswith("**sage_attn against plain")
-    assert (run_folder / "report.md").read_text() == before
+    assert (run_folder / "report.md").read_text() == (ROOT / "tests" / "report" / "schema_1.md").read_text()
+    assert (run_folder / "comparison.json").exists()
 
 
 def test_json_on_stdout_is_the_comparison(call, run_folder):

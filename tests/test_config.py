@@ -90,5 +90,15 @@ def test_pairs_are_typed():
     assert parse_pairs(["a=1,b=true", "c=x", "d=1e-3", "e="]) == {"a": 1, "b": True, "c": "x", "d": 0.001, "e": None}
 
 
+def test_lists_and_objects_among_pairs_keep_their_commas():
+    assert parse_pairs("lengths=[512, 1024],depths=3") == {"lengths": [512, 1024], "depths": 3}
+    assert parse_pairs(['{"a": [1, 2], "b": 3}', "c=4"]) == {"a": [1, 2], "b": 3, "c": 4}
+
+
+def test_variables_of_the_tasks_are_no_typing_errors(recwarn):
+    from_sources({"model": "m"}, {"SAGE_EVAL_RETRIEVAL": "{}"})
+    assert not recwarn
+
+
 def test_nothing_near_gives_no_hint():
     assert nearest("zzz", ["sage_mmlu"]) == ""

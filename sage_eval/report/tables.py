@@ -33,7 +33,11 @@ def scores(comparison: Comparison, pair: ArmPair, *, members: bool) -> Table:
         text.format(baseline=f"{label[pair.baseline]} ± SE", candidate=f"{label[pair.candidate]} ± SE")
         for text in SCORE_HEADER
     )
-    notes = [f"{row.task} {row.metric}: {note}" for row in chosen for note in row.notes]
+    found: dict[str, list[str]] = {}
+    for row in chosen:
+        for note in row.notes:
+            found.setdefault(note, []).append(row.task)
+    notes = [f"{', '.join(dict.fromkeys(tasks))}: {note}" for note, tasks in found.items()]
     if not members:
         notes += [f"not compared: {text}" for text in pair.skipped]
     title = f"{label[pair.candidate]} against {label[pair.baseline]}, {comparison.mode} mode"

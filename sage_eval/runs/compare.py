@@ -96,7 +96,8 @@ def _finished(target: Path, spec: ArmSpec) -> bool:
     arm = layout.read_arm(target / "arms" / spec.name)
     if arm is None:
         return False
-    if arm.record.fingerprint != spec.fingerprint():
+    # Both computed now: a field that a later version adds, with its default, does not make a finished arm another one.
+    if arm.record.spec.fingerprint() != spec.fingerprint():
         old, new = arm.record.spec.model_dump(), spec.model_dump()
         changed = ", ".join(f"{name}: {old[name]} -> {new[name]}" for name in new if old[name] != new[name])
         raise UsageError(

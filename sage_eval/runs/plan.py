@@ -4,6 +4,7 @@ Only the tasks and the tokenizer are loaded. The time is an estimate: from an ea
 is one beside the output folder, else from the model's size and the device, and then good to a factor of three at best.
 """
 
+import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -93,13 +94,14 @@ def _count(name: str, task: Any, tokenizer: Any, config: RunConfig) -> TaskPlan:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=config.seed)
     task.build_all_requests(limit=get_sample_size(task, config.limit), rank=0, world_size=1)
+    is_short = functools.cache(lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) == 1)
     prompts: set[str] = set()
     new_tokens = 0
     for instance in task.instances:
         first, *rest = instance.args
         if instance.request_type == "loglikelihood":
             # Answers that are one token long are read from the distribution after their common context.
-            short = len(tokenizer(rest[0], add_special_tokens=False)["input_ids"]) == 1
+            short = is_short(rest[0])
             prompts.add(first if short else first + rest[0])
         else:
             prompts.add(first)

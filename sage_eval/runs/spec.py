@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from sage_eval.config import RunConfig
+from sage_eval.config import TASK_VARIABLES, RunConfig
 
 
 class ArmSpec(BaseModel):
@@ -26,6 +27,7 @@ class ArmSpec(BaseModel):
     seed: int
     data_dir: Path | None
     stack: dict[str, str]
+    environment: dict[str, str] = {}
 
     def fingerprint(self) -> str:
         """SHA-256 over the canonical JSON: two arms with the same one need not both be run."""
@@ -48,6 +50,7 @@ def arms(config: RunConfig, model_hash: str, stack: dict[str, str]) -> list[ArmS
             seed=config.seed,
             data_dir=config.data_dir,
             stack=stack,
+            environment={name: os.environ[name] for name in TASK_VARIABLES if os.environ.get(name)},
         )
         for name, backend in named
     ]

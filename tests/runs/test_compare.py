@@ -47,6 +47,13 @@ def test_the_fingerprint_forgets_the_name_and_nothing_else(tiny):
     assert len(prints) == 8
 
 
+def test_what_the_tasks_read_from_the_environment_is_part_of_the_fingerprint(tiny, monkeypatch):
+    before, _ = specs(tiny())
+    monkeypatch.setenv("SAGE_EVAL_RETRIEVAL", '{"depths": 2}')
+    after, _ = specs(tiny())
+    assert before.fingerprint() != after.fingerprint()
+
+
 def test_the_default_folder_is_the_same_for_the_same_configuration(tiny):
     names = [output_folder(tiny(limit=limit), specs(tiny(limit=limit))) for limit in (1, 1, 2)]
     assert names[0] == names[1] != names[2]
