@@ -31,6 +31,17 @@ def test_clusters_are_drawn_whole():
     assert (ours.units, ours.method) == (50, "bootstrap BCa, clustered")
 
 
+def test_no_document_is_torn_apart():
+    documents = np.random.default_rng(3).permutation(np.repeat(np.arange(50), 3))
+    sizes = bootstrap(
+        lambda document: len(document) + np.bincount(document.astype(int)).max() % 3,
+        documents * 1.0,
+        clusters=documents,
+        resamples=100,
+    )
+    assert (sizes.value, sizes.low, sizes.high) == (150, 150, 150)
+
+
 def test_many_units_use_percentiles(monkeypatch):
     monkeypatch.setattr(resampling, "BCA_LIMIT", 100)
     assert bootstrap(np.mean, X, resamples=200).method == "bootstrap percentile"
