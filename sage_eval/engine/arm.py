@@ -32,6 +32,10 @@ class Transport(Protocol):
         """SGLang's server info."""
         ...
 
+    def flush_cache(self) -> None:
+        """Empty the prefix cache."""
+        ...
+
     def close(self) -> None:
         """Release everything; may be called twice."""
         ...
@@ -100,6 +104,10 @@ class Arm:
     def info(self) -> dict[str, Any]:
         """SGLang's server info: resolved settings, memory, `internal_states`."""
         return self.transport.info()
+
+    def flush_cache(self) -> None:
+        """Empty the prefix cache, so that what follows is computed afresh."""
+        self.transport.flush_cache()
 
     def close(self) -> None:
         """Stop the engine. May be called twice."""

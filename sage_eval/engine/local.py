@@ -95,6 +95,10 @@ class LocalEngine:
         )
         return info | {"version": __version__}
 
+    def flush_cache(self) -> None:
+        """Empty the prefix cache."""
+        self._wait(self._submit(self._engine.tokenizer_manager.flush_cache()))
+
     def close(self) -> None:
         """Stop the engine and its processes, only its own. May be called twice."""
         if self._closed:

@@ -38,11 +38,19 @@ class ServerEngine:
         """SGLang's server info."""
         return self._call("GET", "/server_info")
 
+    def flush_cache(self) -> None:
+        """Empty the prefix cache."""
+        self._request("POST", "/flush_cache")
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
     def _call(self, method: str, path: str, payload: Payload | None = None) -> dict[str, Any]:
+        reply: dict[str, Any] = self._request(method, path, payload).json()
+        return reply
+
+    def _request(self, method: str, path: str, payload: Payload | None = None) -> httpx.Response:
         try:
             response = self._client.request(method, path, json=payload)
         except httpx.ConnectError as error:
@@ -55,8 +63,7 @@ class ServerEngine:
             raise EngineError(
                 f"the SGLang server at {self._url} answered {response.status_code}: {response.text[:300]}"
             )
-        reply: dict[str, Any] = response.json()
-        return reply
+        return response
 
 
 def open_server(options: ArmOptions, url: str) -> Arm:
