@@ -15,11 +15,13 @@ from typing import Any, TypedDict
 
 from sage_eval.data.tokenizers import token_ids
 from sage_eval.data.wikitext import documents, rows
-from sage_eval.errors import UsageError
+from sage_eval.errors import DataError, UsageError
 
 WINDOW = 2048
-SEARCH = 64
+SEARCH = 16
 """Tokens that a cut may move back."""
+LOOK = 4
+"""Tokens after a cut that must be what they are in the whole text."""
 
 
 class Window(TypedDict):
@@ -53,7 +55,7 @@ def windows(raw: str, tokenizer: Any, length: int = WINDOW) -> list[Window]:
     while len(ids) - first >= room:
         last = _cut(text, tokenizer, ids, ends, first, begin, room)
         piece = text[begin : ends[last - 1]]
-        head = _head(piece, tokenizer, ids, ends, first, begin)
+        head = _head(piece, tokenizer, ends[:last], first, begin)
         share = Counter(bisect_right(starts_of_documents, end - 1) - 1 for end in ends[first:last])
         scored = len(token_ids(tokenizer, piece)) - len(token_ids(tokenizer, piece[:head]))
         cut.append(
@@ -84,22 +86,31 @@ def _document_starts(raw: str, table: list[str]) -> list[int]:
 
 
 def _cut(text: str, tokenizer: Any, ids: list[int], ends: list[int], first: int, begin: int, room: int) -> int:
-    """Where the window from token `first` ends: the last cut within `room` that leaves its tokens as they are.
+    """Where the window from token `first` ends: the last cut within `room` that leaves the tokens on both sides alike.
 
-    Where none of the last 64 does (some tokenizers put a mark before any text), the full window is taken and its tokens
-    are counted anew, so that the count stays what a model scores.
+    Where none of the last 16 does (a tokenizer that puts a mark before any text leaves none), the longest piece that
+    fits is taken; its tokens are counted as they are when it stands alone, so the count stays what a model scores.
     """
+    fitting = first + room - SEARCH
     for last in range(first + room, first + room - SEARCH, -1):
-        if token_ids(tokenizer, text[begin : ends[last - 1]]) == ids[first:last]:
+        end = ends[last - 1]
+        alone = token_ids(tokenizer, text[begin:end])
+        if len(alone) > room:
+            continue
+        fitting = max(fitting, last)
+        following = token_ids(tokenizer, text[end : ends[min(last + 2 * LOOK, len(ends)) - 1]])
+        if alone == ids[first:last] and following[:LOOK] == ids[last : last + LOOK]:
             return last
-    return first + room
+    return fitting
 
 
-def _head(piece: str, tokenizer: Any, ids: list[int], ends: list[int], first: int, begin: int) -> int:
+def _head(piece: str, tokenizer: Any, ends: list[int], first: int, begin: int) -> int:
     """Characters of the shortest context: it ends in no white space, which lm-eval would move, and tokenises alike."""
-    for size in range(1, SEARCH):
-        end = ends[first + size - 1] - begin
+    alone = token_ids(tokenizer, piece)
+    for end in (end - begin for end in ends[first:]):
         head = piece[:end]
-        if head == head.rstrip() and head and token_ids(tokenizer, head) == ids[first : first + size]:
-            return end
-    return next(end for end in (end - begin for end in ends[first:]) if piece[:end] == piece[:end].rstrip() != "")
+        if head and head == head.rstrip():
+            ids = token_ids(tokenizer, head)
+            if ids == alone[: len(ids)]:
+                return end
+    raise DataError(f"no context in the window that begins {piece[:40]!r}: the text is not WikiText-2's")

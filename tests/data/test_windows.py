@@ -2,8 +2,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sage_eval.data.tokenizers import token_ids, tokenizer_of
 from sage_eval.data.wikitext import rows
@@ -73,9 +74,32 @@ def test_a_token_that_the_tokenizer_adds_takes_room_and_is_not_scored(reference_
     assert first["tokens"] == first["length"] - len(token_ids(tokenizer, first["context"]))
 
 
+@pytest.mark.parametrize("style", ["pre-tokenizer", "normalizer"])
+def test_a_tokenizer_that_marks_the_start_of_a_text_is_counted_as_a_model_will_see_it(raw: str, style: str) -> None:
+    """SentencePiece's way (Llama 2, Mistral): a piece from the middle of a text can gain tokens when alone."""
+    learned = Tokenizer(models.BPE(unk_token="<unk>"))
+    if style == "normalizer":
+        marks: list[normalizers.Normalizer] = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        learned.normalizer = normalizers.Sequence(marks)
+        learned.pre_tokenizer = pre_tokenizers.Split("\n", "isolated")
+    else:
+        learned.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    learned.train_from_iterator([raw], trainers.BpeTrainer(vocab_size=600, special_tokens=["<unk>"]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=learned, unk_token="<unk>")
+    cut = windows(raw, tokenizer, WINDOW)
+    joined = "\n\n".join(rows(raw))
+    assert joined.startswith("".join(window["context"] + window["continuation"] for window in cut))
+    for window in cut:
+        head, whole = (
+            token_ids(tokenizer, text) for text in (window["context"], window["context"] + window["continuation"])
+        )
+        assert window["tokens"] == len(whole) - len(head)
+        assert len(whole) <= WINDOW
+
+
 def test_a_window_too_small_to_cut_is_refused(tokenizer: Any, raw: str) -> None:
-    with pytest.raises(UsageError, match="window=60"):
-        windows(raw, tokenizer, 60)
+    with pytest.raises(UsageError, match="window=16"):
+        windows(raw, tokenizer, 16)
 
 
 def test_the_tokenizer_is_found_under_any_of_its_names(reference_model: Path) -> None:
