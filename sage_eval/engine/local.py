@@ -47,7 +47,6 @@ class LocalEngine:
         self._engine: Any = None
         before = host.children()
         _watch(self)
-        atexit.register(self.close)
         started: Future[Any] = Future()
         self._thread = threading.Thread(
             target=self._serve, args=(dict(server_args), started), name="sglang-engine", daemon=True
@@ -62,6 +61,7 @@ class LocalEngine:
             self.close()
             raise
         self._children = host.children() - before
+        atexit.register(self.close)  # after multiprocessing's own, which would wait for the children for ever
 
     def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
         """Serve `batch`; yields (index in the batch, reply) as replies arrive."""
@@ -192,12 +192,16 @@ class LocalEngine:
         return error
 
     def _last_error(self) -> str | None:
-        """The last exception in the scheduler's log, as one line."""
-        for line in reversed(self._log.read_text(errors="replace").splitlines()):
-            if match := _EXCEPTION.match(line.strip()):
-                name, text = match.groups()
-                return text if name == "UsageError" and text else line.strip()
-        return None
+        return last_error(self._log.read_text(errors="replace"))
+
+
+def last_error(log: str) -> str | None:
+    """The last exception in a scheduler's log, as one line; of this project's own errors, only what they say."""
+    for line in reversed(log.splitlines()):
+        if match := _EXCEPTION.match(line.strip()):
+            name, text = match.groups()
+            return text if name == "UsageError" and text else line.strip()
+    return None
 
 
 _LIVE: set[LocalEngine] = set()

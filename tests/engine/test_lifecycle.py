@@ -38,10 +38,10 @@ import sys
 from sage_eval.engine import ArmOptions, ScoreRequest, open_arm
 
 if __name__ == "__main__":
-    with open_arm(ArmOptions.from_arguments(sys.argv[1], max_length=4608)) as arm:
-        print("ready", flush=True)
-        while True:
-            arm.score([ScoreRequest(tuple(range(10, 2000)), (5,))])
+    arm = open_arm(ArmOptions.from_arguments(sys.argv[1], max_length=4608))  # nobody closes it
+    print("ready", flush=True)
+    while True:
+        arm.score([ScoreRequest(tuple(range(10, 2000)), (5,))])
 """
 
 
