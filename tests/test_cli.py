@@ -164,6 +164,8 @@ def test_the_gate_decides_the_exit_code(call, same_stack, minimum, expected):
     assert code == expected, err
     assert ("**failed**" in out) == bool(expected)
     assert err.count("finished earlier, kept") == 2
+    before, after = (json.loads((folder / "manifest.json").read_text()) for folder in (STORED, same_stack))
+    assert {name for name in after if after[name] != before[name]} == {"command", "arguments", "given"}
 
 
 def test_lm_eval_gets_its_arguments_untouched(call, monkeypatch):

@@ -56,7 +56,7 @@ def write_jsonl_zst(path: Path, records: Iterable[Any]) -> None:
     lines = "".join(json.dumps(plain(r), separators=(",", ":"), ensure_ascii=False) + "\n" for r in records)
     # Long-distance matching finds the few-shot examples that thousands of prompts share.
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        19, enable_ldm=True, window_log=24, write_checksum=True, write_content_size=True
+        12, enable_ldm=True, window_log=24, write_checksum=True, write_content_size=True
     )
     write_bytes(path, zstandard.ZstdCompressor(compression_params=parameters).compress(lines.encode()))
 
