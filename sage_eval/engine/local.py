@@ -107,7 +107,6 @@ class LocalEngine:
         atexit.unregister(self.close)
         engine = self._engine
         if engine is not None:
-            atexit.unregister(engine.shutdown)  # it would kill every child of this process, other engines too
             if engine.tokenizer_manager._subprocess_watchdog is not None:
                 engine.tokenizer_manager._subprocess_watchdog.stop()
             if engine.send_to_rpc is not None:
@@ -124,6 +123,9 @@ class LocalEngine:
 
             class LoggedEngine(Engine):  # type: ignore[misc]
                 run_scheduler_process_func = functools.partial(run_scheduler, str(self._log))
+
+                def shutdown(self) -> None:
+                    """Left to `LocalEngine.close`: SGLang's kills every child of this process, other engines' too."""
 
             engine = LoggedEngine(**server_args)
         except BaseException as error:
