@@ -86,9 +86,12 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
     flags = {name: given[name] for name in RunConfig.model_fields if name in given}
     settings = from_sources({**flags, "min": minimum, "attention": attention or None}, file=config)
     if dry_run:
+        from rich.console import Console
+
         from sage_eval.runs.plan import plan
 
-        result = plan(settings)
+        with Console(stderr=True).status("counting requests and tokens"):
+            result = plan(settings)
         typer.echo(result.model_dump_json(indent=1) if json else result.text())
         return
     from rich.console import Console

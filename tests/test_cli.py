@@ -221,7 +221,7 @@ def test_dry_run_counts_requests_and_tokens(call, wordy, monkeypatch, tmp_path):
     code, out, err = call(
         "compare", wordy(eos=True), "--tasks", tasks, "--limit", 7, "--dry-run", "--json", "--output", tmp_path / "run"
     )
-    assert code == 0, err
+    assert (code, err) == (0, "")
     plan = json.loads(out)
     found = {task["task"]: task for task in plan["tasks"]}
     choice, text, needle = (found[f"tiny_{name}"] for name in ("choice", "perplexity", "needle"))

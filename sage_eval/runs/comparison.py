@@ -6,7 +6,7 @@ exponential of such an average); any other aggregation has no paired difference 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -135,8 +135,7 @@ def _compare_arms(baseline: Arm, candidate: Arm) -> ArmPair:
     groups = [(name, True, _leaves(name, members)) for name in members if name in scored]
     parents = {child: name for name in members if name in scored for child in members[name]}
     tasks, skipped = [], []
-    # Groups first and each followed by its members, as lm-eval's own table has it.
-    order = {name: i for i, name in enumerate(results["results"])}
+    order = {name: i for i, name in enumerate(_in_order(results["results"], members, parents))}
     for name, group, leaves in sorted([*groups, *units], key=lambda unit: order.get(unit[0], len(order))):
         items = [item for leaf in leaves for item in paired.get(leaf, [])]
         for metric, chosen in _by_metric(items).items():
@@ -150,6 +149,15 @@ def _compare_arms(baseline: Arm, candidate: Arm) -> ArmPair:
             else:
                 skipped.append(f"{name} {metric}: lm-eval's score ({theirs:.6g}) is not an average over the items")
     return ArmPair(baseline=baseline.name, candidate=candidate.name, tasks=tasks, skipped=skipped)
+
+
+def _in_order(names: Iterable[str], members: Mapping[str, list[str]], parents: Mapping[str, str]) -> Iterator[str]:
+    """Each group followed by its members."""
+    for name in names:
+        if name not in parents:
+            yield name
+            below = {child: parent for child, parent in parents.items() if parent != name}
+            yield from _in_order([c for c in members.get(name, []) if parents.get(c) == name], members, below)
 
 
 def _leaves(name: str, members: Mapping[str, Iterable[str]]) -> list[str]:
@@ -232,12 +240,10 @@ def _answer(sample: Any) -> Any:
 
 def _notes(items: list[Pair], baseline: Estimate, cells: list[Cell]) -> list[str]:
     notes = []
-    choices = {len(sample.logprobs) for sample, _ in items}
-    # Generated answers have no chance level; one with two to ten alternatives does.
-    if len(choices) == 1 and 2 <= (k := choices.pop()) <= 10 and not items[0][0].generated:
-        low = baseline.low if baseline.low is not None else baseline.value - 1
-        if low <= 1 / k:
-            notes.append(f"baseline at chance ({100 / k:.0f} %): a loss could not be seen here")
+    # Choices have a chance level, generated answers (no logprobs) and single scores have none.
+    k, *others = {len(sample.logprobs) for sample, _ in items}
+    if not others and k >= 2 and baseline.low is not None and baseline.low <= 1 / k:
+        notes.append(f"baseline at chance ({100 / k:.0f} %): a loss could not be seen here")
     silent = [cell for cell in cells if not cell.informative]
     if silent:
         notes.append(f"{len(silent)} of {len(cells)} cells uninformative (baseline under {100 * INFORMATIVE:.0f} %)")

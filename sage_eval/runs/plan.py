@@ -4,8 +4,11 @@ Only the tasks and the tokenizer are loaded. The time is an estimate: from an ea
 is one beside the output folder, else from the model's size and the device, and then good to a factor of three at best.
 """
 
+import contextlib
 import functools
+import io
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -74,9 +77,12 @@ def plan(config: RunConfig) -> Plan:
 
     use_data(config.data_dir)
     model = manifests.find_model(config.model)
-    _, tasks = load_tasks(config.tasks, str(model), config.task_args)
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    counted = [_count(name, task, tokenizer, config) for name, task in tasks.items()]
+    # One progress bar for each of MMLU's 57 subjects, and hints for authors of tasks, would bury the result.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    with contextlib.redirect_stderr(io.StringIO()):
+        _, tasks = load_tasks(config.tasks, str(model), config.task_args)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        counted = [_count(name, task, tokenizer, config) for name, task in tasks.items()]
     devices = manifests.devices()
     rate, source = _measured(config, model) or _assumed(model, devices)
     work = sum(task.prompt_tokens + task.new_tokens / _DECODE_SHARE for task in counted)

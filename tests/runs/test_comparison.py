@@ -102,7 +102,7 @@ def grouped(run):
         scores = {t: {"acc,none": np.mean([s.metrics["acc"] for s in samples if s.task == t])} for t in tasks}
         whole = {"acc,none": np.mean([s.metrics["acc"] for s in samples])}
         results = {
-            "results": {"parts": whole, **scores}, "groups": {"parts": whole}, "group_subtasks": {"parts": tasks},
+            "results": {**scores, "parts": whole}, "groups": {"parts": whole}, "group_subtasks": {"parts": tasks},
             "higher_is_better": {t: {"acc": True} for t in tasks},
         }  # fmt: skip
         arms[name] = arm(run, name, samples, results)
