@@ -30,14 +30,20 @@ def main(argv: list[str]) -> int:
     try:
         run(ArmSpec.model_validate_json(Path(argv[0]).read_bytes()), folder)
     except SageEvalError as error:
-        write_json(folder / ERROR, {"type": type(error).__name__, "message": str(error)})
+        _report(folder, error, str(error))
         return error.exit_code
     except Exception as error:  # the process's edge: the parent shows one line and points at the log
         traceback.print_exc()
-        first = (str(error).strip() or "no message").splitlines()[0]
-        write_json(folder / ERROR, {"type": type(error).__name__, "message": first})
+        _report(folder, error, (str(error).strip() or "no message").splitlines()[0])
         return 1
     return 0
+
+
+def _report(folder: Path, error: Exception, message: str) -> None:
+    """Leave the error where the parent finds it; on a full disk the log's last line has to do."""
+    with contextlib.suppress(SageEvalError):
+        write_json(folder / ERROR, {"type": type(error).__name__, "message": message})
+    sys.stderr.write(f"{type(error).__name__}: {message}\n")
 
 
 def run(spec: ArmSpec, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sage_eval import errors
-from sage_eval.errors import EngineError, SageEvalError
+from sage_eval.errors import EngineError, PrerequisiteError, SageEvalError
 from sage_eval.runs.files import read_json, write_json
 from sage_eval.runs.folder import ARM, ERROR, LOG, SPEC
 from sage_eval.runs.spec import ArmSpec
 
 GRACE_SECONDS = 5.0
+_SMALL_DISK = 64 * 1024  # with less than this an arm cannot even leave its error
 
 
 def run_arm(spec: ArmSpec, folder: Path, progress: Callable[[str], None]) -> None:
@@ -96,8 +98,10 @@ def _failure(spec: ArmSpec, folder: Path, code: int) -> SageEvalError:
         if isinstance(kind, type) and issubclass(kind, SageEvalError):
             return kind(f"{report['message']} (arm {spec.name}; its log: {log})")
         return EngineError(f"arm {spec.name} failed: {report['type']}: {report['message']}; its log: {log}")
+    if shutil.disk_usage(folder).free < _SMALL_DISK:
+        return PrerequisiteError(f"the disk with {folder} is full: free some space, then repeat the command to resume")
     if code < 0:
         name = signal.Signals(-code).name
         hint = "out of memory? a smaller --limit or mem_fraction_static may help; " if name == "SIGKILL" else ""
         return EngineError(f"arm {spec.name} was ended by {name}; {hint}its log: {log}; repeat the command to resume")
-    return EngineError(f"arm {spec.name} ended with code {code} and no result; its log: {log}")
+    return EngineError(f"arm {spec.name} ended with code {code}: {last_line(log)} (its log: {log})")
