@@ -73,7 +73,7 @@ def versions() -> dict[str, str]:
 
 def host() -> dict[str, Any]:
     """Operating system, processor and memory; no name that would identify the machine."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     return {
         "system": f"{platform.system()} {platform.machine()}",
