@@ -278,7 +278,6 @@ def test_a_port_in_use_is_named(wordy, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.engine
 def test_a_tokenizer_without_eos_is_one_line(wordy, tmp_path):
     done = in_a_process(wordy(eos=False), "--tasks", TINY.format("perplexity"), "--output", tmp_path / "run")
     assert (done.returncode, done.stdout) == (2, "")

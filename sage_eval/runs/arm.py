@@ -52,6 +52,8 @@ def run(spec: ArmSpec, folder: Path) -> None:
     from sage_eval.runs.tasks import load_tasks
 
     manager, tasks = load_tasks(spec.tasks, spec.model_args["pretrained"], spec.task_args)
+    if spec.lm == "sglang-sage" and any(task.OUTPUT_TYPE == "loglikelihood_rolling" for task in tasks.values()):
+        _check_prefix(spec.model_args)
     started = time.time()
     with _model(spec) as lm:
         ready = time.time()
@@ -94,6 +96,20 @@ def run(spec: ArmSpec, folder: Path) -> None:
             "engine": engine,
         },
     )
+
+
+def _check_prefix(arguments: dict[str, Any]) -> None:
+    """Refuse, before an engine is started for it, a tokenizer with no token to put before a text."""
+    from model_adapters._tokens import Tokens
+
+    tokens = Tokens.load(
+        arguments.get("tokenizer") or arguments["pretrained"],
+        add_bos=arguments.get("add_bos_token"),
+        prefix=arguments.get("prefix_token_id"),
+        revision=arguments.get("revision"),
+        trust_remote_code=arguments.get("trust_remote_code"),
+    )
+    _ = tokens.prefix
 
 
 def use_data(folder: Path | None) -> None:
