@@ -138,7 +138,9 @@ def _quantise(x: Tensor, block: int, bits: int) -> tuple[Tensor, Tensor]:
     top = 2 ** (bits - 1) - 1
     length, heads, dim = x.shape
     blocks = zero_pad(x, (0, 0, 0, 0, 0, -length % block)).view(-1, block, heads, dim)
-    scales = (blocks.abs().amax((1, 3)) / top).clamp_min(torch.finfo(torch.float32).tiny)
+    largest = blocks.abs().amax((1, 3))
+    # Divided by a tensor: CUDA multiplies by the reciprocal of a number, and bf16 values have many ties to upset.
+    scales = (largest / torch.full_like(largest, top)).clamp_min(torch.finfo(torch.float32).tiny)
     ratio = blocks * scales.reciprocal()[:, None, :, None]
     codes = (ratio + torch.copysign(ratio.new_tensor(0.5), ratio)).to(torch.int8)  # the conversion truncates
     return codes.view(-1, heads, dim)[:length], scales
@@ -164,7 +166,8 @@ def _value_operand(v: Tensor, variant: "Variant") -> tuple[Tensor, Tensor]:
     if variant == "exact":
         return v, v.new_ones(v.shape[1], 1)
     if variant == "int8-fp8":
-        scale = (v.abs().amax(0) / FP8_MAX).clamp_min(torch.finfo(torch.float32).tiny)
+        largest = v.abs().amax(0)
+        scale = (largest / torch.full_like(largest, FP8_MAX)).clamp_min(torch.finfo(torch.float32).tiny)
         return (v * scale.reciprocal()).to(torch.float8_e4m3fn).float(), scale / FP8_P_SCALE
     # |V| <= 512 keeps the sum of 64 products with P <= 1 inside fp16 (65,504); a power of two rounds nothing.
     exponent = torch.frexp(v.abs().amax((0, 2))).exponent.sub(9).clamp_min(0)

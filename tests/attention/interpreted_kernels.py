@@ -93,6 +93,13 @@ def test_smoothing() -> None:
     batch.check(smooth_k="static", k_shift=torch.randn(1, 64))
 
 
+def test_channel_offsets_do_not_reach_the_scale_of_a_short_last_block() -> None:
+    """Slots after the last key are zero, not minus the mean."""
+    batch = Batch([0], [70], (2, 1), 64)
+    batch.k += 8 * torch.randn(1, 64)
+    batch.check()
+
+
 def test_v_beyond_fp16_is_scaled() -> None:
     batch = Batch([70], [40], (2, 1), 64, torch.bfloat16)
     batch.v_cache *= 1e6

@@ -19,7 +19,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from sage_eval.attention.kernels.plan import KEY_BLOCK, QUERY_BLOCK, Plan
 from sage_eval.attention.kernels.quantise import SEQUENCE_FIELDS, block_scale, round_codes
-from sage_eval.attention.kernels.tiles import Tile, choose_tile
+from sage_eval.attention.kernels.tiles import Tile
 
 P_BITS = tl.constexpr(8)  # log2 of P's scale in e4m3
 
@@ -118,7 +118,7 @@ def attend(
     *,
     scale: float,
     top: int = 127,
-    tile: Tile | None = None,
+    tile: Tile,
 ) -> None:
     """Fill `out` [tokens, Hq, D] with attention of `q` (same shape) over the operands that `quantise` made.
 
@@ -129,24 +129,29 @@ def attend(
         plan: the batch.
         scale: softmax scale.
         top: largest code of Q, as K's.
-        tile: launch options; the table's by default.
+        tile: launch options; "gluon" with FP8 needs operands that were interleaved.
     """
     k_codes, k_scales, v_codes, v_scales = operands
     heads, dim = q.shape[1:]
     kv_heads, cols = v_scales.shape[1:]
     fp8 = v_codes.dtype == torch.float8_e4m3fn
-    tile = tile or choose_tile(_architecture(q.device), cols, heads // kv_heads, fp8)
     v_block = [cols, tile.keys] if fp8 else [tile.keys, cols]
     size = {"HEADS": heads, "GROUP": heads // kv_heads, "HEAD_DIM": dim, "COLS": cols, "TOP": top}
     factor = scale * math.log2(math.e)
     tables = v_scales, plan.query_tiles, factor, plan.slots, q.stride(0), out.stride(0)
     items = len(plan.query_tiles) * heads
     if tile.kernel == "gluon":
-        from sage_eval.attention.kernels import attend_sm90 as sm90  # Gluon needs a Hopper GPU, and Triton >= 3.6
+        from sage_eval.attention.kernels import attend_sm90 as sm90  # Gluon is there on CUDA only
 
         k_desc, v_desc = sm90.describe(k_codes, [tile.keys, cols]), sm90.describe(v_codes, v_block)
         programs = min(items, torch.cuda.get_device_properties(q.device).multi_processor_count)
-        sm90._attend_kernel[programs,](
+        if fp8:
+            from sage_eval.attention.kernels import attend_sm90_fp8
+
+            kernel = attend_sm90_fp8._attend_kernel
+        else:
+            kernel = sm90._attend_kernel
+        kernel[programs,](
             q, out, k_desc, k_scales, v_desc, *tables, items, **size, STAGES=tile.stages, num_warps=tile.warps
         )
         return
@@ -156,10 +161,3 @@ def attend(
         TensorDescriptor.from_tensor(v_codes, v_block), *tables, **size,
         M=QUERY_BLOCK, N=KEY_BLOCK, FP8=fp8, STAGES=tile.stages, num_warps=tile.warps, **options,
     )  # fmt: skip
-
-
-def _architecture(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 0  # Triton's interpreter
-    major, minor = torch.cuda.get_device_capability(device)
-    return major * 10 + minor

@@ -46,7 +46,7 @@ def _work(query_tiles, item, KEYS: gl.constexpr, HEADS: gl.constexpr):
 @gluon.jit
 def _fetch(
     k_codes, v_codes, k_tiles, v_tiles, k_ready, k_free, v_ready, v_free, query_tiles, slots, items,
-    HEADS: gl.constexpr, GROUP: gl.constexpr, STAGES: gl.constexpr,
+    HEADS: gl.constexpr, GROUP: gl.constexpr, STAGES: gl.constexpr, FP8: gl.constexpr,
 ):  # fmt: skip
     """The warp that fetches: K and V of every item in turn, as far ahead as there are free stages."""
     keys: gl.constexpr = k_tiles.shape[1]
@@ -62,7 +62,12 @@ def _fetch(
             tma.async_copy_global_to_shared(k_codes, [first + i * keys, 0], k_ready.index(stage), k_tiles.index(stage))
             mbarrier.wait(v_free.index(stage), phase)
             mbarrier.expect(v_ready.index(stage), v_codes.block_type.nbytes)
-            tma.async_copy_global_to_shared(v_codes, [first + i * keys, 0], v_ready.index(stage), v_tiles.index(stage))
+            if FP8:  # V lies transposed, all sequences side by side
+                corner = [item % HEADS // GROUP * v_tiles.shape[1], slot + i * keys]
+                tma.async_copy_global_to_shared(v_codes, corner, v_ready.index(stage), v_tiles.index(stage))
+            else:
+                corner = [first + i * keys, 0]
+                tma.async_copy_global_to_shared(v_codes, corner, v_ready.index(stage), v_tiles.index(stage))
             done += 1
 
 
@@ -163,7 +168,7 @@ def _load_q(q, token, row, new, q_stride, offset, HEAD_DIM: gl.constexpr, COLS: 
 @gluon.jit
 def _codes_of_q(
     q, token, start, new, q_stride, offset, factor, ROW0: gl.constexpr,
-    HEAD_DIM: gl.constexpr, COLS: gl.constexpr, TOP: gl.constexpr, OPERAND: gl.constexpr,
+    HEAD_DIM: gl.constexpr, COLS: gl.constexpr, TOP: gl.constexpr,
 ):  # fmt: skip
     """Codes of this warpgroup's 64 rows, with the scale of all 128: the other half is read for its maximum only."""
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // COLS, COLS // 8], [4, 1], [1, 0])
@@ -174,7 +179,7 @@ def _codes_of_q(
     scale = gl.maximum(gl.div_rn(gl.max(gl.max(largest, 1), 0), TOP * 1.0), TINY)
     ratio = own * gl.div_rn(1.0, scale)
     codes = gl.where(ratio >= 0, ratio + 0.5, ratio - 0.5).to(gl.int8)
-    return gl.convert_layout(codes, OPERAND), scale
+    return codes, scale
 
 
 @gluon.jit
@@ -196,9 +201,8 @@ def _consume(
         kv_head = head // GROUP
         whole = (prefix + start + 1) // keys
         last_key = prefix + start + ROW0 + gl.arange(0, HALF, gl.SliceLayout(1, s_layout))
-        codes, q_scale = _codes_of_q(
-            q, token, start, new, q_stride, head * HEAD_DIM, factor, ROW0, HEAD_DIM, cols, TOP, operand
-        )
+        codes, q_scale = _codes_of_q(q, token, start, new, q_stride, head * HEAD_DIM, factor, ROW0, HEAD_DIM, cols, TOP)
+        codes = gl.convert_layout(codes, operand)
 
         acc = gl.zeros([HALF, cols], gl.float32, o_layout)
         peak = gl.full([HALF], float("-inf"), gl.float32, gl.SliceLayout(1, s_layout))
@@ -273,7 +277,7 @@ def _attend_kernel(
             )),
             (_fetch, (
                 k_codes, v_codes, k_tiles, v_tiles, k_ready, k_free, v_ready, v_free, query_tiles, slots, items,
-                HEADS, GROUP, STAGES,
+                HEADS, GROUP, STAGES, False,
             )),
         ],
         [4, 1],

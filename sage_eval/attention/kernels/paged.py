@@ -1,10 +1,13 @@
 """Paged SageAttention for one prefill batch: quantise, then attend. Needs torch and Triton only."""
 
+import torch
+import triton
 from torch import Tensor
 
 from sage_eval.attention.kernels.attend import attend
 from sage_eval.attention.kernels.plan import Plan
 from sage_eval.attention.kernels.quantise import quantise
+from sage_eval.attention.kernels.tiles import choose_tile
 
 TOP = {"int8-fp16": 127, "int8-fp8": 127, "int4-fp16": 7}
 """The largest code of each variant."""
@@ -43,8 +46,18 @@ def paged_attention(
     """
     if not len(plan.query_tiles):
         return
-    top = TOP[variant]
+    top, fp8 = TOP[variant], variant == "int8-fp8"
+    cols, group = triton.next_power_of_2(q.shape[2]), q.shape[1] // k.shape[1]
+    tile = choose_tile(_architecture(q.device), cols, group, fp8)
     operands = quantise(
-        k, v, k_cache, v_cache, kv_indices, plan, top=top, fp8=variant == "int8-fp8", smooth=smooth, shift=shift
-    )
-    attend(q, out, operands, plan, scale=scale, top=top)
+        k, v, k_cache, v_cache, kv_indices, plan,
+        top=top, fp8=fp8, interleave=fp8 and tile.kernel == "gluon", smooth=smooth, shift=shift,
+    )  # fmt: skip
+    attend(q, out, operands, plan, scale=scale, top=top, tile=tile)
+
+
+def _architecture(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 0  # Triton's interpreter
+    major, minor = torch.cuda.get_device_capability(device)
+    return major * 10 + minor

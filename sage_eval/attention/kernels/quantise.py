@@ -112,7 +112,7 @@ def _code_kernel(
     k, v, k_cache, v_cache, indices, sequences, key_tiles, shifts, v_scales, k_codes, k_scales, v_codes,
     k_stride, v_stride, k_cache_stride, v_cache_stride, shift_stride, slots,
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, COLS: tl.constexpr, ROWS: tl.constexpr,
-    TOP: tl.constexpr, SHIFT: tl.constexpr, FP8: tl.constexpr,
+    TOP: tl.constexpr, SHIFT: tl.constexpr, FP8: tl.constexpr, INTERLEAVE: tl.constexpr,
 ):  # fmt: skip
     tile, head = tl.program_id(0), tl.program_id(1)
     index = tl.load(key_tiles + 2 * tile)
@@ -137,7 +137,10 @@ def _code_kernel(
     v_scale = tl.load(v_scales + (index * HEADS + head) * COLS + col)
     rows = rows * tl.div_rn(tl.full([COLS], 1.0, tl.float32), v_scale)[None, :]
     if FP8:  # keys side by side, as Hopper's FP8 matrix unit wants its second operand
-        place = (head * COLS + col).to(tl.int64)[None, :] * slots + (tl.load(sequence + 4) + position)[:, None]
+        key = position
+        if INTERLEAVE:  # keys 8a + 2t + e of 16 go to 4t + 2a + e: a thread's P is then its operand as it stands
+            key = key // 16 * 16 + key // 2 % 4 * 4 + key // 8 % 2 * 2 + key % 2
+        place = (head * COLS + col).to(tl.int64)[None, :] * slots + (tl.load(sequence + 4) + key)[:, None]
     tl.store(v_codes + place, rows.to(v_codes.dtype.element_ty))
 
 
@@ -151,6 +154,7 @@ def quantise(
     *,
     top: int = 127,
     fp8: bool = False,
+    interleave: bool = False,
     smooth: bool = True,
     shift: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -165,6 +169,7 @@ def quantise(
         plan: the batch.
         top: largest code: 127 for INT8, 7 for INT4.
         fp8: V in e4m3 with a scale a channel and stored transposed, instead of fp16 with a power of two a head.
+        interleave: with `fp8`, order the keys of V as the Hopper kernel's P comes out of its product.
         smooth: shift K at all.
         shift: [Hkv, D] fp32, the shift to use in place of each sequence's mean.
 
@@ -194,6 +199,6 @@ def quantise(
         shifts, shift_stride = torch.nn.functional.pad(shift.float(), (0, cols - dim)).contiguous(), 0
     _code_kernel[(len(plan.key_tiles), heads)](
         *sources, plan.key_tiles, shifts, v_scales, k_codes, k_scales, v_codes, *strides, shift_stride, plan.slots,
-        **size, ROWS=KEY_BLOCK, TOP=top, SHIFT=smooth, FP8=fp8,
+        **size, ROWS=KEY_BLOCK, TOP=top, SHIFT=smooth, FP8=fp8, INTERLEAVE=interleave,
     )  # fmt: skip
     return k_codes, k_scales, v_codes, v_scales

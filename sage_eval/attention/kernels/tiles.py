@@ -22,8 +22,8 @@ _TABLE = {
     # (architecture, padded head_dim, FP8 V): tile
     (90, 64, False): Tile(64, 8, 3),
     (90, 128, False): Tile(128, 4, 2, kernel="gluon"),
-    (90, 64, True): Tile(64, 4, 3),
-    (90, 128, True): Tile(64, 8, 3),
+    (90, 64, True): Tile(64, 4, 4, kernel="gluon"),
+    (90, 128, True): Tile(64, 4, 4, kernel="gluon"),
 }
 _SMALL = {64: Tile(64, 4, 3), 128: Tile(64, 8, 2)}
 

@@ -1,0 +1,94 @@
+"""The CUDA backend in SGLang's unit-test kit, on CPU tensors with every Triton kernel interpreted.
+
+SGLang's own bookkeeping and exact kernels run as well, so that what the backend hands over is what they expect.
+`test_kernels_interpreted.py` runs this file in a process of its own.
+"""
+
+import unittest
+
+import pytest
+import torch
+from sglang.srt.layers.attention import triton_backend
+from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
+from sglang.srt.plugins import load_plugins
+from sglang.test.kits.attention_unittest.attention_methods import dense_attention as kit
+
+from sage_eval.attention.backend import SageAttnBackend
+from sage_eval.attention.coverage import CoverageCounter
+from sage_eval.attention.settings import AttentionSettings
+
+load_plugins()
+RAGGED = kit.DenseAttentionCase(
+    name="ragged_prefix_beyond_blocks",
+    backend="sage_attn",
+    forward_mode=ForwardMode.EXTEND,
+    num_heads=4,
+    num_kv_heads=2,
+    page_size=16,
+    prefix_lens=(0, 65, 130),
+    extend_lens=(150, 1, 77),
+)
+CASES = {case.name: case for case in kit.make_dense_cases("sage_attn")}
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """`run(case, **settings)`: relative L2 error against the kit's exact reference, and the tokens counted."""
+    monkeypatch.setattr(triton_backend, "get_device_core_count", lambda *_: 8)
+
+    def run_case(case, **settings):
+        counter = CoverageCounter()
+        counter.layers = 1
+        monkeypatch.setattr("sage_eval.attention.backend.COUNTER", counter)
+        monkeypatch.setitem(
+            ATTENTION_BACKENDS, "sage_attn", lambda runner: SageAttnBackend(runner, AttentionSettings(**settings))
+        )
+        fixture = kit.build_dense_attention_fixture(
+            unittest.TestCase(), case, head_dim=64, max_context_len=512, dtype=torch.float16, device="cpu"
+        )
+        actual, expected = kit.run_dense_fixture_eager(fixture), kit.expected_dense_fixture_output(fixture)
+        error = (actual.float() - expected.float()).norm() / expected.float().norm()
+        return error.item(), counter.snapshot()["tokens"]
+
+    return run_case
+
+
+def test_prefill_with_and_without_prefix(run):
+    error, tokens = run(RAGGED)
+    assert 1e-3 < error < 1e-2
+    assert tokens == {"prefill/sage-paged-int8-fp16": 150, "prefill_prefix/sage-paged-int8-fp16": 78}
+
+
+def test_exact_runs_tritons_kernel_and_says_so(run):
+    error, tokens = run(RAGGED, variant="exact")
+    assert error < 1e-3
+    assert tokens == {"prefill/triton-exact": 150, "prefill_prefix/triton-exact": 78}
+
+
+def test_short_sequences_run_exactly_between_long_ones(run):
+    error, tokens = run(RAGGED, min_tokens=100)
+    assert error < 1e-2
+    assert tokens == {
+        "prefill/sage-paged-int8-fp16": 150,
+        "prefill_prefix/sage-paged-int8-fp16": 77,
+        "prefill_prefix/triton-exact": 1,
+    }
+
+
+def test_the_definition_in_place_of_the_kernel(run):
+    error, tokens = run(RAGGED, kernel="torch")
+    assert 1e-3 < error < 1e-2
+    assert tokens == {"prefill/sage-torch-int8-fp16": 150, "prefill_prefix/sage-torch-int8-fp16": 78}
+
+
+def test_the_positive_control_is_seen(run):
+    error, _ = run(RAGGED, variant="int4-fp16")
+    assert error > 0.03
+
+
+def test_decode_is_exact_and_counted(run):
+    case = CASES["gqa_decode_page_boundary"]
+    error, tokens = run(case)
+    assert error < 1e-3
+    assert tokens == {"decode/triton-exact": case.batch_size}
