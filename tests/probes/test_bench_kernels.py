@@ -1,0 +1,29 @@
+"""The kernel benchmark's arithmetic; its timing needs a GPU."""
+
+import pytest
+
+from sage_eval.probes.bench_kernels import CASES, Case, limit_ms, run
+
+
+@pytest.mark.parametrize("case", [Case(7, 0, 2, 64), Case(5, 11, 1, 128)])
+def test_flops_are_those_of_the_pairs_that_the_mask_leaves(case):
+    pairs = sum(case.prefix + i + 1 for i in range(case.new)) * case.batch * 32
+    assert case.flops == pairs * 2 * (2 * case.dim)
+
+
+def test_names_of_cases_are_unique():
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+
+
+def test_the_limit_is_the_longer_of_matrix_work_and_exp2():
+    case = Case(1024, 0, 1, 64)
+    rates = {"bf16": 800.0, "int8": 1600.0, "fp8": 1600.0, "exp2": 1e9}
+    matrix = case.flops / 2 / 800e9 + case.flops / 2 / 1600e9
+    assert limit_ms(case, rates, "bf16") == pytest.approx(matrix)
+    assert limit_ms(case, rates | {"exp2": 1.0}, "bf16") == pytest.approx(case.flops / (4 * 64) / 1e9)
+
+
+def test_what_was_measured_is_not_measured_again():
+    case = Case(512, 0, 32, 128)
+    assert list(run([case], ["cudnn"], {(case.name, "cudnn")}, rounds=1)) == []
