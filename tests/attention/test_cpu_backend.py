@@ -1,7 +1,7 @@
 """The CPU backend in SGLang's own unit-test kit for dense attention: shuffled pages, prefixes, decode, GQA.
 
-The kit builds a real `MHATokenToKVPool` and compares with an exact reference. `exact` must meet the kit's own tolerance;
-the quantised variants are compared with `exact` on the same pool, so that only quantisation can differ.
+The kit builds a real `MHATokenToKVPool` and compares with an exact reference. `exact` must meet the kit's own
+tolerance; the quantised variants must differ from the reference by about their own error, no more and no less.
 """
 
 import dataclasses

@@ -13,7 +13,11 @@ def test_settings_survive_the_way_through_the_environment():
 
 @pytest.mark.parametrize(
     ("name", "value", "hint"),
-    [("VARIANT", "int3", "int8-fp16"), ("MIN_TOKENS", "-1", "greater than or equal to 0"), ("SMOTH_K", "off", "smoth_k")],
+    [
+        ("VARIANT", "int3", "int8-fp16"),
+        ("MIN_TOKENS", "-1", "greater than or equal to 0"),
+        ("SMOTH_K", "off", "smoth_k"),
+    ],
 )
 def test_a_bad_value_or_name_is_an_error_that_names_it(name, value, hint):
     with pytest.raises(UsageError, match=hint):
