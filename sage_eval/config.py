@@ -88,7 +88,9 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(min_length=1, description="model folder or hub id")
-    candidate: str = Field("sage_attn", min_length=1, description="attention backend under test")
+    candidate: str = Field(
+        "sage_attn", min_length=1, description="attention backend under test; PREFILL+DECODE for two (sage_attn+fa3)"
+    )
     baseline: str | None = Field(None, description="attention backend to compare with; default: SGLang's own choice")
     tasks: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
         DEFAULT_TASKS, min_length=1, description="task or group names, separated by commas"

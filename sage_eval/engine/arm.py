@@ -132,7 +132,8 @@ class Arm:
         counted = None if after is None else account.coverage_delta(before or {}, after)
         latest = account.tally(metas, counted, self.backend)
         if self.options.sage_prefill:
-            asked_exact = self.options.attention is not None and self.options.attention.min_tokens > 0
+            attention = self.options.attention
+            asked_exact = attention is not None and (attention.min_tokens > 0 or attention.variant == "exact")
             account.check(latest, sage_only=self.options.mode == "fidelity" and not asked_exact)
         self.coverage += latest
 

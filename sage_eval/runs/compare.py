@@ -64,7 +64,7 @@ def compare(
         manifest = layout.load(target).manifest.model_copy(update=asked)
     write_json(target / layout.MANIFEST, manifest.model_dump(mode="json"))
     for spec in specs:
-        backend = str(spec.model_args.get("attention_backend") or "SGLang's choice")
+        backend = spec.backend or "SGLang's choice"
         if finished[spec.name]:
             display.kept(spec.name, backend)
             continue

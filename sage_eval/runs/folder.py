@@ -62,8 +62,7 @@ class Arm:
     @property
     def backend(self) -> str:
         """The attention backend that ran, as the engine reports it, or as it was asked for."""
-        asked = self.record.spec.model_args.get("attention_backend")
-        return str(self.record.engine.get("attention_backend") or asked or "default")
+        return str(self.record.engine.get("attention_backend") or self.record.spec.backend or "default")
 
     @cached_property
     def samples(self) -> list[Sample]:

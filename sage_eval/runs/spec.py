@@ -29,6 +29,12 @@ class ArmSpec(BaseModel):
     stack: dict[str, str]
     environment: dict[str, str] = {}
 
+    @property
+    def backend(self) -> str | None:
+        """The backend asked for, `prefill+decode` where they differ, or None for SGLang's own choice."""
+        split = [self.model_args.get(f"{phase}_attention_backend") for phase in ("prefill", "decode")]
+        return "+".join(map(str, split)) if any(split) else self.model_args.get("attention_backend")
+
     def fingerprint(self) -> str:
         """SHA-256 over the canonical JSON: two arms with the same one need not both be run."""
         text = json.dumps(self.model_dump(mode="json", exclude={"name"}), sort_keys=True)
@@ -59,7 +65,13 @@ def arms(config: RunConfig, model_hash: str, stack: dict[str, str]) -> list[ArmS
 def _model_args(config: RunConfig, backend: str | None) -> dict[str, Any]:
     arguments: dict[str, Any] = {"pretrained": config.model, "mode": config.mode, **config.model_args}
     if backend:
-        arguments["attention_backend"] = backend
+        # "sage_attn+fa3": prefill and decode, as SGLang's two arguments of that name.
+        prefill, plus, decode = backend.partition("+")
+        arguments |= (
+            {"prefill_attention_backend": prefill, "decode_attention_backend": decode}
+            if plus
+            else {"attention_backend": backend}
+        )
     if "sage_attn" in (arguments.get(f"{phase}attention_backend") for phase in ("", "prefill_", "decode_")):
         arguments |= config.attention.model_dump()
     return arguments
