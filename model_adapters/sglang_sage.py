@@ -38,9 +38,10 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
 
     Arguments are those of lm-eval's `hf` model where both have them (`pretrained`, `tokenizer`, `add_bos_token`,
     `prefix_token_id`, `max_length`, `chat_template_args`, `enable_thinking`, `think_end_token`), `mode` (fidelity or
-    throughput), the settings of `sage_attn` (`variant`, `smooth_k`, …), and any SGLang engine argument. `server_url`
-    scores through a running server instead of an engine of its own. `batch_size`, `max_batch_size` and `device` are
-    accepted and ignored: SGLang batches by itself, and the engine runs on what is there.
+    throughput), `order_seed` (requests in a random order), the settings of `sage_attn` (`variant`, `smooth_k`, …), and
+    any SGLang engine argument. `server_url` scores through a running server instead of an engine of its own.
+    `batch_size`, `max_batch_size` and `device` are accepted and ignored: SGLang batches by itself, and the engine runs
+    on what is there.
 
     `truncation`: what happens to a generation prompt too long for the window: `refuse` (the default) or `left`.
     Contexts to be scored lose their left end, as with `hf`, and a warning counts them.
@@ -176,6 +177,8 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             "attention_backend": self.arm.backend,
             "attention_settings": attention.model_dump() if attention else None,
             "mode": self.arm.options.mode,
+            "order_seed": self.arm.options.order_seed,
+            "max_running_requests": info.get("max_running_requests"),
             "sglang_version": info.get("version"),
             "model_dtype": str(info.get("dtype")),
             "engine_device": info.get("device"),

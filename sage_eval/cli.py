@@ -23,6 +23,8 @@ sage-eval compare MODEL --candidate sage_attn --tasks sage_wikitext,sage_mmlu --
 \n
 sage-eval compare MODEL --variant int8-fp8 --min sage_mmlu=0.60 --output results/fp8\n
 \n
+sage-eval compare MODEL --calibrate --margin sage_mmlu=0.01 --fail-on worse,inconclusive\n
+\n
 sage-eval report results/fp8
 """
 
@@ -59,6 +61,21 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
     data_dir: Annotated[Path | None, typer.Option(help=_help("data_dir"))] = None,
     output: Annotated[Path | None, typer.Option(help=_help("output"))] = None,
     minimum: Annotated[list[str] | None, typer.Option("--min", help=_help("min"))] = None,
+    arms: Annotated[
+        list[str] | None, typer.Option(help=_help("arms"), rich_help_panel="Calibration and verdict")
+    ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate", help="short for --arms repeat,exact,control", rich_help_panel="Calibration and verdict"
+        ),
+    ] = False,
+    margin: Annotated[
+        list[str] | None, typer.Option(help=_help("margin"), rich_help_panel="Calibration and verdict")
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None, typer.Option(help=_help("fail_on"), rich_help_panel="Calibration and verdict")
+    ] = None,
     model_args: Annotated[list[str] | None, typer.Option(help=_help("model_args"))] = None,
     task_args: Annotated[list[str] | None, typer.Option(help=_help("task_args"))] = None,
     seed: Annotated[int | None, typer.Option(help=_help("seed"))] = None,
@@ -79,8 +96,10 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
     The arms run one after the other, each in a process of its own. An interrupted or failed call keeps the arms that
     are finished; the same command resumes. Settings come from flags, SAGE_EVAL_* variables and --config, in that order.
     """
-    from sage_eval.config import from_sources
+    from sage_eval.config import CALIBRATE, from_sources
 
+    if calibrate:
+        arms = [*CALIBRATE, *(arms or [])]
     given = dict(locals())
     attention = {name: given[name] for name in AttentionSettings.model_fields if given[name] is not None}
     flags = {name: given[name] for name in RunConfig.model_fields if name in given}
@@ -115,8 +134,8 @@ def report(
     from sage_eval.runs import compare as runs
     from sage_eval.runs import load
 
-    minimum = load(run).manifest.arguments.get("min", {})
-    _print(runs.summarise(run, minimum), json=json)
+    asked = load(run).manifest.arguments
+    _print(runs.summarise(run, *(asked.get(name, {}) for name in ("min", "margin", "fail_on"))), json=json)
 
 
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

@@ -31,6 +31,10 @@ _ENV_NAMES = {"SAGE_EVAL_DATA": "data_dir"}
 TASK_VARIABLES = ("SAGE_EVAL_RETRIEVAL",)
 
 Mode = Literal["fidelity", "throughput"]
+# Arms that calibrate a comparison: floors, which should equal the baseline, and controls, which are damaged on purpose.
+ARMS = ("repeat", "reorder", "exact", "control", "control-unsmoothed")
+CALIBRATE = ("repeat", "exact", "control")
+VERDICTS = ("equivalent", "worse", "better", "inconclusive", "not established")
 DEFAULT_TASKS = ("sage_wikitext", "sage_mmlu", "sage_retrieval")
 
 
@@ -82,6 +86,24 @@ def _split(value: Any) -> Any:
     return value
 
 
+def _arm_names(value: Any) -> Any:
+    names = _split(value)
+    for name in names if isinstance(names, list) else ():
+        if name not in ARMS and not re.fullmatch(r"floor=\w+(\+\w+)?", name):
+            raise ValueError(f"unknown arm {name!r}{nearest(name, ARMS)}; valid: {', '.join(ARMS)}, floor=BACKEND")
+    return list(dict.fromkeys(names)) if isinstance(names, list) else names
+
+
+def _verdicts(value: Any) -> Any:
+    names = _split(value)
+    if not isinstance(names, list):
+        return names
+    names = [name.replace("-", " ") for name in names]
+    if unknown := [name for name in names if name not in VERDICTS]:
+        raise ValueError(f"unknown verdict {unknown[0]!r}; valid: {', '.join(VERDICTS)}")
+    return names
+
+
 class RunConfig(BaseModel):
     """A comparison: a model, tasks, and the arms that answer them. Descriptions are the help texts of the flags."""
 
@@ -104,6 +126,19 @@ class RunConfig(BaseModel):
     output: Path | None = Field(None, description="run folder; default: results/<model>-<candidate>-<hash>")
     min: Annotated[dict[str, float], BeforeValidator(parse_pairs)] = Field(
         default_factory=dict, description="task=value: exit with 1 where the candidate scores lower"
+    )
+    arms: Annotated[tuple[str, ...], BeforeValidator(_arm_names)] = Field(
+        (),
+        description="calibration arms: repeat and reorder (the baseline again; in another order and concurrency), "
+        "exact (another exact kernel), floor=BACKEND, control (INT4 Q·K), control-unsmoothed (no smooth_k)",
+    )
+    margin: Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(parse_pairs)] = Field(
+        default_factory=dict,
+        description="name=value: largest difference that counts as equivalent, for a task, a metric of lm-eval, or "
+        "accuracy (0.005), retrieval (0.02), log_perplexity (0.005)",
+    )
+    fail_on: Annotated[tuple[str, ...], BeforeValidator(_verdicts)] = Field(
+        (), description=f"exit with 1 on any of these verdicts: {', '.join(VERDICTS)}"
     )
     attention: AttentionSettings = Field(default_factory=AttentionSettings)
     model_args: Annotated[dict[str, Any], BeforeValidator(parse_pairs)] = Field(

@@ -1,5 +1,6 @@
 """An arm: an engine with its options, asked for scores and generations, keeping account of what was computed."""
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -125,8 +126,11 @@ class Arm:
             return
         before = account.read_counters(self.info())
         metas: list[Reply] = []
-        for index, reply in self.transport.stream(payloads):
-            collect(index, reply)
+        order = list(range(len(payloads)))
+        if self.options.order_seed is not None:
+            random.Random(self.options.order_seed).shuffle(order)
+        for place, reply in self.transport.stream([payloads[index] for index in order]):
+            collect(order[place], reply)
             metas.append({"meta_info": {key: reply["meta_info"].get(key) for key in account.COUNTED_KEYS}})
         after = account.read_counters(self.info())
         counted = None if after is None else account.coverage_delta(before or {}, after)

@@ -30,6 +30,7 @@ class ArmOptions(BaseModel):
 
     `engine` holds SGLang's own engine arguments (`sglang.srt.server_args.ServerArgs`), which win over every default
     below. `fidelity` computes every prefill token afresh and in one piece; `throughput` is what a server would do.
+    `order_seed` sends the requests in a random order of that seed, to see what their order does to the answers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +38,7 @@ class ArmOptions(BaseModel):
     model: str
     mode: Mode = "fidelity"
     max_length: int | None = None
+    order_seed: int | None = None
     attention: AttentionSettings | None = None
     engine: dict[str, Any] = {}
 
@@ -47,7 +49,7 @@ class ArmOptions(BaseModel):
         Raises `UsageError` for a name that is none of them (with the nearest that is), and for a `sage_attn` setting
         given to another backend.
         """
-        own = {name: arguments.pop(name) for name in ("mode", "max_length") if name in arguments}
+        own = {name: arguments.pop(name) for name in ("mode", "max_length", "order_seed") if name in arguments}
         settings = {name: arguments.pop(name) for name in AttentionSettings.model_fields if name in arguments}
         engine = {name: value for name, value in arguments.items() if value is not None}
         _reject_unknown(engine)
@@ -133,5 +135,5 @@ def _reject_unknown(engine: Mapping[str, Any]) -> None:
     known = [field.name for field in dataclasses.fields(ServerArgs)]
     for name in engine:
         if name not in known:
-            candidates = [*known, *AttentionSettings.model_fields, "mode", "max_length"]
+            candidates = [*known, *AttentionSettings.model_fields, "mode", "max_length", "order_seed"]
             raise UsageError(f"{name!r} is no argument of SGLang's engine or of ours{nearest(name, candidates)}")

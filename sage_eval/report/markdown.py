@@ -2,11 +2,19 @@
 
 from collections.abc import Iterator
 
-from sage_eval.report import tables
+from sage_eval.report import tables, verdict
 from sage_eval.report.tables import Table
 from sage_eval.runs.comparison import Comparison
 from sage_eval.runs.folder import Run
 from sage_eval.runs.manifest import Manifest
+
+VERDICTS = (
+    "Verdicts: *equivalent*: the 90 % interval lies within the margin (two one-sided tests at 5 %); *worse*, *better*: "
+    "significant after Holm's correction over the tasks, and not equivalent; *inconclusive*: neither; "
+    "*not established*: the comparison could not have shown it. The floor is an arm that should equal the baseline, "
+    "the one farthest from it; the excess is candidate − floor arm, with its 95 % interval; a control is damaged on "
+    "purpose, and *seen* where its loss is significant, at least the margin, and greater than the candidate's."
+)
 
 
 def render(run: Run, *, details: bool = True) -> str:
@@ -18,10 +26,12 @@ def render(run: Run, *, details: bool = True) -> str:
 def _lines(manifest: Manifest, comparison: Comparison, details: bool) -> Iterator[str]:
     if details:
         yield from (f"# {manifest.model['name']}: {' against '.join(_backends(comparison))}", "")
-    for pair in comparison.pairs:
+    yield from _verdict(comparison)
+    candidates = [pair for pair in comparison.pairs if pair.role == "candidate"]
+    for pair in candidates:
         yield from _table(tables.scores(comparison, pair, members=False))
     yield from _gates(comparison)
-    for pair in comparison.pairs:
+    for pair in candidates:
         for row in tables.top_level(pair):
             for grid in tables.cells(row):
                 yield from _table(grid)
@@ -33,17 +43,34 @@ def _lines(manifest: Manifest, comparison: Comparison, details: bool) -> Iterato
     yield from _table(tables.coverage(comparison.arms))
     if not details:
         return
-    for pair in comparison.pairs:
+    yield from _calibration(comparison)
+    for pair in candidates:
         members = tables.scores(comparison, pair, members=True)
         if members.rows:
             yield from ("<details><summary>Members of the groups</summary>", "", *_table(members), "</details>", "")
-    yield from _how_to_read(manifest)
+    yield from _how_to_read(manifest, comparison)
     yield from _machine(manifest, comparison)
 
 
+def _verdict(comparison: Comparison) -> Iterator[str]:
+    for line in verdict.headline(comparison):
+        yield from (line, "")
+    if judged := verdict.table(comparison):
+        yield from _table(judged)
+
+
+def _calibration(comparison: Comparison) -> Iterator[str]:
+    pairs = [pair for pair in comparison.pairs if pair.role != "candidate"]
+    if pairs:
+        yield from ("<details><summary>Calibration arms</summary>", "")
+        for pair in pairs:
+            yield from _table(tables.scores(comparison, pair, members=False))
+        yield from ("</details>", "")
+
+
 def _backends(comparison: Comparison) -> list[str]:
-    first, *others = comparison.arms.values()
-    return [*(arm.backend for arm in others), first.backend]
+    names = [pair.candidate for pair in comparison.pairs if pair.role == "candidate"]
+    return [comparison.arms[name].backend for name in (*names, comparison.pairs[0].baseline)]
 
 
 def _table(table: Table) -> Iterator[str]:
@@ -62,13 +89,13 @@ def _row(cells: tuple[str, ...] | list[str]) -> str:
 
 def _gates(comparison: Comparison) -> Iterator[str]:
     for gate in comparison.gates:
-        verdict = "passed" if gate.passed else "**failed**"
-        yield f"- minimum {gate.task} {gate.metric} = {gate.minimum:g}: {verdict} with {gate.value:.4f}"
+        outcome = "passed" if gate.passed else "**failed**"
+        yield f"- minimum {gate.task} {gate.metric} = {gate.minimum:g}: {outcome} with {gate.value:.4f}"
     if comparison.gates:
         yield ""
 
 
-def _how_to_read(manifest: Manifest) -> Iterator[str]:
+def _how_to_read(manifest: Manifest, comparison: Comparison) -> Iterator[str]:
     mode = {
         "fidelity": "every prefill token is computed afresh by the backend under test (no prefix cache, no chunking)",
         "throughput": "the settings a server would use; part of the prompt may come from the prefix cache",
@@ -79,6 +106,10 @@ def _how_to_read(manifest: Manifest) -> Iterator[str]:
         "difference, for perplexities in natural logarithms (ln); flips count items that only the baseline (−) or only "
         "the candidate (+) got right. An interval that contains zero does not say that the arms are equal.",
         "",
+    )
+    if verdict.table(comparison):
+        yield from (VERDICTS, "")
+    yield from (
         f"Mode: {manifest.mode}: {mode.get(manifest.mode, '')}.",
         "",
     )

@@ -29,6 +29,8 @@ def scores(comparison: Comparison, pair: ArmPair, *, members: bool) -> Table:
     backends = {name: comparison.arms[name].backend for name in (pair.baseline, pair.candidate)}
     same = len(set(backends.values())) == 1
     label = {name: f"{backend} ({name})" if same else backend for name, backend in backends.items()}
+    if pair.role != "candidate":
+        label[pair.candidate] = f"{pair.candidate} ({backends[pair.candidate]})"
     header = tuple(
         text.format(baseline=f"{label[pair.baseline]} ± SE", candidate=f"{label[pair.candidate]} ± SE")
         for text in SCORE_HEADER

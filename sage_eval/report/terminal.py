@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from sage_eval.report import tables
+from sage_eval.report import tables, verdict
 from sage_eval.runs.comparison import Comparison
 from sage_eval.runs.folder import Run
 
@@ -16,12 +16,17 @@ from sage_eval.runs.folder import Run
 def show(run: Run, console: Console) -> None:
     """Print the tables of a run to a terminal."""
     comparison: Comparison = run.comparison
-    for pair in comparison.pairs:
+    for line in verdict.headline(comparison):
+        console.print(line.replace("**", "").replace("`", ""), style="bold", markup=False, highlight=False)
+    if judged := verdict.table(comparison):
+        _print(judged, console)
+    candidates = [pair for pair in comparison.pairs if pair.role == "candidate"]
+    for pair in candidates:
         _print(tables.scores(comparison, pair, members=False), console)
     for gate in comparison.gates:
-        verdict = "[green]passed[/]" if gate.passed else "[red]failed[/]"
-        console.print(f"minimum {gate.task} {gate.metric} = {gate.minimum:g}: {verdict} with {gate.value:.4f}")
-    for pair in comparison.pairs:
+        outcome = "[green]passed[/]" if gate.passed else "[red]failed[/]"
+        console.print(f"minimum {gate.task} {gate.metric} = {gate.minimum:g}: {outcome} with {gate.value:.4f}")
+    for pair in candidates:
         for row in tables.top_level(pair):
             for grid in tables.cells(row):
                 _print(grid, console)
@@ -61,7 +66,7 @@ def _print(table: tables.Table, console: Console) -> None:
     for index, name in enumerate(table.header):
         shown.add_column(escape(name), justify="left" if index < table.names else "right", overflow="fold")
     for row in table.rows:
-        shown.add_row(*map(escape, row))
+        shown.add_row(*(escape(cell.replace("**", "")) for cell in row))
     console.print(shown)
     for note in table.notes:
         console.print(f"  {note}", markup=False, highlight=False)

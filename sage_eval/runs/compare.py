@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -52,7 +52,7 @@ def compare(
     display = display or Quiet()
     model = manifests.find_model(config.model)
     described = manifests.describe_model(config.model, model)
-    specs = arms(config, described["sha256"], manifests.versions())
+    specs = arms(config, described["sha256"], manifests.versions(), manifests.devices())
     target = output_folder(config, specs)
     if fresh:
         _clear(target)
@@ -60,8 +60,8 @@ def compare(
     manifest = manifests.collect(config, [spec.name for spec in specs], described, argv)
     if all(finished.values()) and (target / layout.MANIFEST).exists():
         # Nothing will run: machine, code and date stay those of the run, only what was asked now is new.
-        asked = manifest.model_dump(include={"command", "arguments", "given"})
-        manifest = layout.load(target).manifest.model_copy(update=asked)
+        asked = manifest.model_dump(include={"command", "arguments", "given", "arms"})
+        manifest = layout.read_manifest(target).model_copy(update=asked)
     write_json(target / layout.MANIFEST, manifest.model_dump(mode="json"))
     for spec in specs:
         backend = spec.backend or "SGLang's choice"
@@ -72,27 +72,34 @@ def compare(
         arm_folder.mkdir(parents=True, exist_ok=True)
         with display.arm(spec.name, backend) as progress:
             run_arm(spec, arm_folder, progress)
-    return summarise(target, config.min)
+    return summarise(target, config.min, config.margin, config.fail_on)
 
 
-def summarise(target: Path, minimum: dict[str, float]) -> Run:
+def summarise(
+    target: Path, minimum: Mapping[str, float], margin: Mapping[str, float] | None = None, fail_on: Sequence[str] = ()
+) -> Run:
     """Write `comparison.json` and `report.md` of a folder whose arms are finished."""
     from sage_eval.report.markdown import render
     from sage_eval.runs import comparison
 
     run = layout.load(target)
-    result = comparison.compare(run.manifest, run.arms, minimum)
+    result = comparison.compare(run.manifest, run.arms, minimum, margin or {}, fail_on)
     write_json(target / layout.COMPARISON, result.model_dump(mode="json"))
     write_bytes(target / layout.REPORT, render(run).encode())
     return run
 
 
 def output_folder(config: RunConfig, specs: list[ArmSpec]) -> Path:
-    """`--output`, or a name that the same configuration always gets, so that repeating a command resumes it."""
+    """`--output`, or a name that the same configuration always gets, so that repeating a command resumes it.
+
+    Calibration arms do not change the name: they can be added to a comparison that is finished.
+    """
     if config.output:
         return config.output
     model = re.sub(r"[^A-Za-z0-9.]+", "-", Path(config.model).name).strip("-") or "model"
-    digest = sha256(json.dumps([spec.fingerprint() for spec in specs]).encode()).hexdigest()[:8]
+    digest = sha256(
+        json.dumps([spec.fingerprint() for spec in specs if spec.role in ("baseline", "candidate")]).encode()
+    ).hexdigest()[:8]
     return Path("results") / f"{model}-{config.candidate}-{digest}"
 
 

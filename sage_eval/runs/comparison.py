@@ -6,15 +6,17 @@ exponential of such an average); any other aggregation has no paired difference 
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from sage_eval.errors import UsageError
+from sage_eval.runs.calibration import Role
 from sage_eval.runs.folder import SCHEMA_VERSION, Arm
 from sage_eval.runs.manifest import Manifest
 from sage_eval.runs.pairing import Pair, pair
+from sage_eval.runs.verdicts import Verdict, decide, judged_rows, prefill_coverage
 from sage_eval.statistics.estimate import Estimate
 from sage_eval.statistics.paired import (
     Flips,
@@ -47,7 +49,10 @@ class Cell(_Record):
 
 
 class TaskComparison(_Record):
-    """One metric of one task or group in two arms. `difference` is candidate − baseline."""
+    """One metric of one task or group in two arms. `difference` is candidate − baseline.
+
+    `chance` is the score of a guess, where there is one; `identical`: every single item scored the same in both arms.
+    """
 
     task: str
     group: bool
@@ -63,15 +68,19 @@ class TaskComparison(_Record):
     changed: int | None
     notes: list[str]
     cells: list[Cell] = []
+    chance: float | None = None
+    identical: bool = False
 
 
 class ArmPair(_Record):
-    """All metrics of a candidate (or calibration) arm against the baseline."""
+    """All metrics of a candidate (or calibration) arm against the baseline; `incomparable` tasks have none."""
 
     baseline: str
     candidate: str
     tasks: list[TaskComparison]
     skipped: list[str]
+    role: Role = "candidate"
+    incomparable: list[str] = []
 
 
 class Gate(_Record):
@@ -101,17 +110,35 @@ class Comparison(_Record):
     arms: dict[str, ArmSummary]
     pairs: list[ArmPair]
     gates: list[Gate]
+    verdict: Verdict | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every absolute gate was met."""
-        return all(gate.passed for gate in self.gates)
+        """Whether every absolute gate was met, and no verdict is among those that were to fail."""
+        return all(gate.passed for gate in self.gates) and not (self.verdict and self.verdict.failed)
 
 
-def compare(manifest: Manifest, arms: Mapping[str, Arm], minimum: Mapping[str, float]) -> Comparison:
-    """Compare every arm with the first one. `UsageError` where a gate names a task that was not run."""
+def compare(
+    manifest: Manifest,
+    arms: Mapping[str, Arm],
+    minimum: Mapping[str, float],
+    margin: Mapping[str, float] | None = None,
+    fail_on: Sequence[str] = (),
+) -> Comparison:
+    """Compare every arm with the first one, and judge the candidate's differences in the light of the other arms.
+
+    `UsageError` where a gate or a margin names a task that was not run.
+    """
     baseline, *others = arms.values()
     pairs = [_compare_arms(baseline, other) for other in others]
+    candidate = next(other for other in others if other.record.spec.role == "candidate")
+    judged = {row.task for row in judged_rows(pairs[others.index(candidate)], margin or {})}
+    above = {
+        floor.name: _compare_arms(floor, candidate, only=judged)
+        for floor in others
+        if floor.record.spec.role == "floor"
+    }
+    verdict = decide(pairs, above, margin or {}, fail_on, prefill_coverage(manifest.mode, candidate))
     return Comparison(
         schema_version=SCHEMA_VERSION,
         mode=manifest.mode,
@@ -122,11 +149,12 @@ def compare(manifest: Manifest, arms: Mapping[str, Arm], minimum: Mapping[str, f
             for name, arm in arms.items()
         },
         pairs=pairs,
+        verdict=verdict,
         gates=[_gate(pairs, task, value) for task, value in minimum.items()],
     )
 
 
-def _compare_arms(baseline: Arm, candidate: Arm) -> ArmPair:
+def _compare_arms(baseline: Arm, candidate: Arm, only: Container[str] | None = None) -> ArmPair:
     paired = pair(baseline, candidate)
     results = baseline.results
     units = [(name, False, [name]) for name in paired]
@@ -137,6 +165,8 @@ def _compare_arms(baseline: Arm, candidate: Arm) -> ArmPair:
     tasks, skipped = [], []
     order = {name: i for i, name in enumerate(_in_order(results["results"], members, parents))}
     for name, group, leaves in sorted([*groups, *units], key=lambda unit: order.get(unit[0], len(order))):
+        if only is not None and name not in only:
+            continue
         items = [item for leaf in leaves for item in paired.get(leaf, [])]
         for metric, chosen in _by_metric(items).items():
             theirs = results["results"].get(name, {}).get(metric if "," in metric else f"{metric},none")
@@ -148,7 +178,15 @@ def _compare_arms(baseline: Arm, candidate: Arm) -> ArmPair:
                 tasks.append(row)
             else:
                 skipped.append(f"{name} {metric}: lm-eval's score ({theirs:.6g}) is not an average over the items")
-    return ArmPair(baseline=baseline.name, candidate=candidate.name, tasks=tasks, skipped=skipped)
+    covered = {leaf for row in tasks for leaf in _leaves(row.task, members)}
+    return ArmPair(
+        baseline=baseline.name,
+        candidate=candidate.name,
+        tasks=tasks,
+        skipped=skipped,
+        role=candidate.record.spec.role,
+        incomparable=[name for name in paired if name not in covered],
+    )
 
 
 def _in_order(names: Iterable[str], members: Mapping[str, list[str]], parents: Mapping[str, str]) -> Iterator[str]:
@@ -204,6 +242,7 @@ def _compare_items(task: str, metric: str, items: list[Pair], *, group: bool, pa
             table = flips(base, cand)
             changed = sum(_answer(baseline) != _answer(candidate) for baseline, candidate in items)
     cells = _cells(items, base, cand) if table else []
+    chance = _chance(items) if table else None
     return TaskComparison(
         task=task,
         group=group,
@@ -217,8 +256,10 @@ def _compare_items(task: str, metric: str, items: list[Pair], *, group: bool, pa
         difference=estimates[2],
         flips=table,
         changed=changed,
-        notes=_notes(items, estimates[0], cells) if table else [],
+        notes=_notes(chance, estimates[0], cells) if table else [],
         cells=cells,
+        chance=chance,
+        identical=base == cand,
     )
 
 
@@ -238,12 +279,16 @@ def _answer(sample: Any) -> Any:
     return sample.greedy
 
 
-def _notes(items: list[Pair], baseline: Estimate, cells: list[Cell]) -> list[str]:
-    notes = []
-    # Choices have a chance level, generated answers (no logprobs) and single scores have none.
+def _chance(items: list[Pair]) -> float | None:
+    """Choices have a chance level, generated answers (no logprobs) and single scores have none."""
     k, *others = {len(sample.logprobs) for sample, _ in items}
-    if not others and k >= 2 and baseline.low is not None and baseline.low <= 1 / k:
-        notes.append(f"baseline at chance ({100 / k:.0f} %): a loss could not be seen here")
+    return 1 / k if not others and k >= 2 else None
+
+
+def _notes(chance: float | None, baseline: Estimate, cells: list[Cell]) -> list[str]:
+    notes = []
+    if chance is not None and baseline.low is not None and baseline.low <= chance:
+        notes.append(f"baseline at chance ({100 * chance:.0f} %): a loss could not be seen here")
     silent = [cell for cell in cells if not cell.informative]
     if silent:
         notes.append(f"{len(silent)} of {len(cells)} cells uninformative (baseline under {100 * INFORMATIVE:.0f} %)")
@@ -278,7 +323,7 @@ def score(row: TaskComparison, arm: Literal["baseline", "candidate"]) -> float:
 
 
 def _gate(pairs: list[ArmPair], task: str, minimum: float) -> Gate:
-    rows = next((p.tasks for p in pairs if p.candidate == "candidate"), pairs[-1].tasks)
+    rows = next(p.tasks for p in pairs if p.role == "candidate")
     row = next((row for row in rows if row.task == task), None)
     if row is None:
         raise UsageError(f"--min {task}={minimum}: not among the tasks of this run ({', '.join(r.task for r in rows)})")

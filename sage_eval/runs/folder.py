@@ -110,12 +110,17 @@ def read_arm(folder: Path) -> Arm | None:
     return Arm(folder, _validate(ArmRecord, read_json(path), path)) if path.exists() else None
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """What was asked for in `folder`, whether its arms are finished or not; `DataError` where it is damaged."""
+    return _validate(Manifest, read_json(folder / MANIFEST), folder / MANIFEST)
+
+
 def load(folder: str | Path) -> Run:
     """Read and check a run folder; `DataError` says which file is missing, cut or of an unknown version."""
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a run folder")
-    manifest = _validate(Manifest, read_json(folder / MANIFEST), folder / MANIFEST)
+    manifest = read_manifest(folder)
     arms = {name: read_arm(folder / "arms" / name) for name in manifest.arms}
     missing = [name for name, arm in arms.items() if arm is None]
     if missing:

@@ -86,7 +86,7 @@ def plan(config: RunConfig) -> Plan:
     devices = manifests.devices()
     rate, source = _measured(config, model) or _assumed(model, devices)
     work = sum(task.prompt_tokens + task.new_tokens / _DECODE_SHARE for task in counted)
-    arms = 2
+    arms = 2 + len(config.arms)
     start = _START_SECONDS["gpu" if devices else "cpu"]
     return Plan(
         tasks=counted, arms=arms, tokens_per_second=rate, rate_from=source, seconds=arms * (start + work / rate)

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sage_eval.config import TASK_VARIABLES, RunConfig
+from sage_eval.runs.calibration import Role, Wanted, calibration
 
 
 class ArmSpec(BaseModel):
@@ -18,6 +20,7 @@ class ArmSpec(BaseModel):
 
     schema_version: Literal[1] = 1
     name: str
+    role: Role = Field(default_factory=lambda data: "baseline" if data.get("name") == "baseline" else "candidate")
     lm: str
     model_args: dict[str, Any]
     task_args: dict[str, Any]
@@ -37,18 +40,28 @@ class ArmSpec(BaseModel):
 
     def fingerprint(self) -> str:
         """SHA-256 over the canonical JSON: two arms with the same one need not both be run."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"name"}), sort_keys=True)
+        text = json.dumps(self.model_dump(mode="json", exclude={"name", "role"}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def arms(config: RunConfig, model_hash: str, stack: dict[str, str]) -> list[ArmSpec]:
-    """The arms of a comparison, baseline first; they differ in what they name and in nothing else."""
-    named = [("baseline", config.baseline), ("candidate", config.candidate)]
+def arms(
+    config: RunConfig, model_hash: str, stack: dict[str, str], devices: Sequence[Mapping[str, Any]] = ()
+) -> list[ArmSpec]:
+    """The arms of a comparison, baseline first; they differ in what they name and in nothing else.
+
+    `devices` are the GPUs as in the manifest: they decide which other exact kernel there is.
+    """
+    wanted = [
+        Wanted("baseline", "baseline", config.baseline, config.attention),
+        Wanted("candidate", "candidate", config.candidate, config.attention),
+        *calibration(config, devices),
+    ]
     return [
         ArmSpec(
-            name=name,
+            name=arm.name,
+            role=arm.role,
             lm=config.lm,
-            model_args=_model_args(config, backend),
+            model_args=_model_args(config, arm),
             task_args=config.task_args,
             model_hash=model_hash,
             tasks=config.tasks,
@@ -58,13 +71,13 @@ def arms(config: RunConfig, model_hash: str, stack: dict[str, str]) -> list[ArmS
             stack=stack,
             environment={name: os.environ[name] for name in TASK_VARIABLES if os.environ.get(name)},
         )
-        for name, backend in named
+        for arm in wanted
     ]
 
 
-def _model_args(config: RunConfig, backend: str | None) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"pretrained": config.model, "mode": config.mode, **config.model_args}
-    if backend:
+def _model_args(config: RunConfig, arm: Wanted) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"pretrained": config.model, "mode": config.mode, **config.model_args, **arm.extra}
+    if backend := arm.backend:
         # "sage_attn+fa3": prefill and decode, as SGLang's two arguments of that name.
         prefill, plus, decode = backend.partition("+")
         arguments |= (
@@ -73,5 +86,5 @@ def _model_args(config: RunConfig, backend: str | None) -> dict[str, Any]:
             else {"attention_backend": backend}
         )
     if "sage_attn" in (arguments.get(f"{phase}attention_backend") for phase in ("", "prefill_", "decode_")):
-        arguments |= config.attention.model_dump()
+        arguments |= arm.attention.model_dump()
     return arguments

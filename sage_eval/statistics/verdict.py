@@ -124,7 +124,7 @@ def _judge_task(item: Evidence, barred: str | None, p: float | None, alpha: floa
     tost = equivalence(difference, metric.margin, alpha)
     significant = p is not None and p < alpha
     items = None
-    unseen = _unseen_control(item)
+    unseen = unseen_control(item)
     harmful = _harm(metric, difference) > 0
     kind: Kind
     if barred is not None:
@@ -168,7 +168,7 @@ def _barred(item: Evidence) -> str | None:
     return None
 
 
-def _unseen_control(item: Evidence) -> str | None:
+def unseen_control(item: Evidence) -> str | None:
     """Why no control proves that the margin can be seen in this task; None if one does.
 
     A control is seen where its loss is significant, at least the margin, and greater than the candidate's.
@@ -182,8 +182,8 @@ def _unseen_control(item: Evidence) -> str | None:
     best = max(item.controls, key=lambda name: _harm(metric, item.controls[name]))
     seen = metric.show(item.controls[best].value)
     if losses.get(best, 0.0) >= metric.margin:
-        return f"the control {best} ({seen}) is not beyond the candidate ({metric.show(item.difference.value)})"
-    return f"the control {best} was not seen: {seen}, less than the margin or not significant"
+        return f"the damaged arm {best} ({seen}) is not beyond the candidate ({metric.show(item.difference.value)})"
+    return f"the damaged arm {best} was not seen: {seen}, less than the margin or not significant"
 
 
 def _harm(metric: Metric, estimate: Estimate) -> float:

@@ -53,6 +53,44 @@ class HashLM(LM):
         return {"attention_backend": self.backend, "coverage": {"tokens": tokens, "cached_tokens": 0, "counted": True}}
 
 
+class PlantedLM(LM):
+    """A good model with planted damage: `loss` where `sage_attn` quantises to INT8, `damage` where it does to INT4.
+
+    Damage d takes away the share d of the right answers and adds d nats a word; without any, two arms give the same
+    answers but for `noise` nats a word.
+    """
+
+    def __init__(self, attention_backend="plain", variant=None, loss=0.0, damage=0.3, noise=0.0, **given) -> None:
+        super().__init__()
+        self.backend, self.variant, self.noise, self.given = attention_backend, variant, noise, given
+        self.damage = {"int8-fp16": loss, "int4-fp16": damage}.get(variant, 0.0)
+
+    def _right(self, prompt: str) -> bool:
+        return _unit("model", prompt) < 0.9 and _unit("damage", prompt) >= self.damage
+
+    def loglikelihood(self, requests):
+        answers = []
+        for prompt, choice in (request.args for request in requests):
+            right = "ABCD"[int("".join(filter(str.isdigit, prompt))) % 4]
+            chosen = right if self._right(prompt) else "ABCD"["ABCD".index(right) - 1]
+            answers.append((-0.1 if choice.strip() == chosen else -3.0, False))
+        return answers
+
+    def loglikelihood_rolling(self, requests):
+        words = [(len(request.args[0].split()), request.args[0]) for request in requests]
+        return [
+            -n * (3 + _unit("model", text) + self.damage + self.noise * (_unit(self.backend, self.variant, text) - 0.5))
+            for n, text in words
+        ]
+
+    def generate_until(self, requests):
+        return ["yes" if self._right(request.args[0]) else "no" for request in requests]
+
+    def get_model_info(self):
+        tokens = {f"prefill/{self.backend}": 1000.0, f"decode/{self.backend}": 50.0}
+        return {"attention_backend": self.backend, "coverage": {"tokens": tokens, "cached_tokens": 0, "counted": True}}
+
+
 def _hang() -> None:
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)

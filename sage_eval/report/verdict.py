@@ -1,0 +1,83 @@
+"""The verdict at the head of a report: one line, and the table it rests on. Shared by every renderer."""
+
+from sage_eval.report.tables import Table
+from sage_eval.runs.comparison import Comparison
+from sage_eval.runs.verdicts import TaskVerdict, Verdict
+from sage_eval.statistics.estimate import Estimate
+
+HEADER = (
+    "task", "verdict", "metric", "difference", "{level:g} % interval", "margin",
+    "floor", "excess over floor", "control",
+)  # fmt: skip
+ADVICE = {
+    "floor": "No floor arm ran, so nothing shows what two equal arms differ by: add `--arms repeat,exact`.",
+    "control": "No control ran, so nothing shows that damage would have been seen, and nothing can be called "
+    "equivalent: add `--arms control`.",
+}
+UNCALIBRATED = (
+    "No calibration arm ran: any verdict but *worse* needs a damaged control that is seen, and arms that should be "
+    "equal to read it against. Repeat the command with `--calibrate` (arms repeat, exact, control); finished arms are kept."
+)
+
+
+def headline(comparison: Comparison) -> list[str]:
+    """The overall verdict in a line, and a line for each kind of arm that it lacks; nothing for older runs."""
+    verdict = comparison.verdict
+    if verdict is None:
+        return []
+    if len(verdict.missing) < 2:
+        return [f"**Verdict: {verdict.reason}.**", *(ADVICE[role] for role in verdict.missing)]
+    if verdict.verdict != "worse":
+        return [UNCALIBRATED]
+    found = "; ".join(f"{task.task} {task.reason}" for task in verdict.tasks if task.verdict == "worse")
+    return [f"**Verdict: {verdict.reason}** ({found}).", UNCALIBRATED]
+
+
+def table(comparison: Comparison) -> Table | None:
+    """A row a judged task; None where no calibration arm ran, as there every row would say so."""
+    verdict = comparison.verdict
+    if verdict is None or len(verdict.missing) == 2:
+        return None
+    header = tuple(text.format(level=100 * (1 - 2 * verdict.alpha)) for text in HEADER)
+    plain = [task for task in verdict.tasks if task.verdict != "equivalent" or task.significant]
+    notes = [f"{task.task}: {task.reason}" for task in plain]
+    return Table(
+        "Verdict by task", header, [_row(task) for task in verdict.tasks], [*notes, *_failing(verdict)], names=3
+    )
+
+
+def _failing(verdict: Verdict) -> list[str]:
+    return [
+        f"fails: --fail-on {','.join(verdict.fail_on)}".replace("not established", "not-established")
+    ] * verdict.failed
+
+
+def _row(task: TaskVerdict) -> tuple[str, ...]:
+    if task.interval is None or task.margin is None:
+        return (task.task, task.verdict, *["–"] * (len(HEADER) - 2))
+    floor = task.floors[task.floor] if task.floor else None
+    return (
+        task.task,
+        task.verdict,
+        str(task.metric),
+        _number(task, task.interval.value),
+        _interval(task, task.interval),
+        f"±{task.scale * task.margin:g} {task.unit}".rstrip(),
+        "–" if floor is None else f"{_number(task, floor.difference.value, exact=floor.identical)} ({task.floor})",
+        "–" if floor is None else f"{_number(task, floor.excess.value)} {_interval(task, floor.excess)}",
+        "; ".join(
+            f"{'seen' if control.seen else '**not seen**'}: {_number(task, control.difference.value)} ({name})"
+            for name, control in task.controls.items()
+        )
+        or "–",
+    )
+
+
+def _number(task: TaskVerdict, value: float, *, exact: bool = False) -> str:
+    return "exactly 0" if exact else f"{task.scale * value:+.3g} {task.unit}".rstrip()
+
+
+def _interval(task: TaskVerdict, estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return estimate.method.partition(" (")[0]
+    return f"[{task.scale * estimate.low:+.3g}, {task.scale * estimate.high:+.3g}]"
