@@ -34,6 +34,11 @@ def run_folder(tmp_path):
     return Path(shutil.copytree(STORED, tmp_path / "run"))
 
 
+@pytest.fixture
+def calibrated(tmp_path):
+    return Path(shutil.copytree(STORED.with_name("schema_1_calibrated"), tmp_path / "calibrated"))
+
+
 def one_line(text: str) -> str:
     [line] = text.splitlines()
     assert line.startswith("sage-eval: error: ")
@@ -100,7 +105,8 @@ def test_flags_reach_the_configuration(call, monkeypatch):
         "compare", "m", "--candidate", "fa3", "--baseline", "triton", "--tasks", "a,b", "--limit", 3, "--mode",
         "throughput", "--data-dir", "d", "--output", "o", "--min", "a=0.5", "--min", "b=0.6", "--model-args", "x=1,y=z",
         "--task-args", "n=2", "--seed", 7, "--kernel", "torch", "--variant", "exact", "--smooth-k", "off", "--decode",
-        "exact", "--min-tokens", 5, "--strict", "--dry-run",
+        "exact", "--min-tokens", 5, "--strict", "--calibrate", "--arms", "reorder,control", "--margin", "a=0.01",
+        "--margin", "accuracy=0.1", "--fail-on", "worse,not-established", "--dry-run",
     )  # fmt: skip
     assert code == 0, err
     [config] = seen
@@ -110,17 +116,23 @@ def test_flags_reach_the_configuration(call, monkeypatch):
         "task_args": {"n": 2}, "seed": 7, "lm": "sglang-sage",
         "attention": {"kernel": "torch", "variant": "exact", "smooth_k": "off", "decode": "exact", "min_tokens": 5,
                       "strict": True},
+        "arms": ["repeat", "exact", "control", "reorder"], "margin": {"a": 0.01, "accuracy": 0.1},
+        "fail_on": ["worse", "not established"],
     }  # fmt: skip
 
 
-def test_report_renders_again_without_an_engine(call, run_folder):
+def test_report_renders_again_without_an_engine(call, calibrated):
+    before = json.loads((calibrated / "comparison.json").read_text())
     for name in ("report.md", "comparison.json"):
-        (run_folder / name).unlink()
-    code, out, err = call("report", run_folder)
+        (calibrated / name).unlink()
+    code, out, err = call("report", calibrated)
     assert (code, err) == (0, "")
-    assert out.startswith("**sage_attn against plain")
-    assert (run_folder / "report.md").read_text() == (ROOT / "tests" / "report" / "schema_1.md").read_text()
-    assert (run_folder / "comparison.json").exists()
+    assert out.startswith("**Verdict: worse in 1 of 3 tasks: tiny_perplexity.**")
+    assert (calibrated / "report.md").read_text() == (ROOT / "tests" / "report" / "calibrated.md").read_text()
+    verdicts = [json.loads((calibrated / "comparison.json").read_text())["verdict"], before["verdict"]]
+    assert (
+        len({json.dumps([(task["task"], task["verdict"]) for task in verdict["tasks"]]) for verdict in verdicts}) == 1
+    )
 
 
 def test_json_on_stdout_is_the_comparison(call, run_folder):
@@ -243,7 +255,8 @@ def test_dry_run_refuses_what_a_run_would(call, wordy, monkeypatch):
     assert "unknown task 'sage_mmul'; did you mean sage_mmlu" in one_line(err.splitlines()[-1])
 
 
-def test_a_cut_data_file_is_named(call, wordy, tmp_path):
+def test_a_cut_data_file_is_named(call, wordy, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAGE_EVAL_DATA", "")  # the command sets it for the tasks; undone afterwards
     data = tmp_path / "data"
     (data / "wikitext2").mkdir(parents=True)
     (data / "wikitext2" / "wiki.test.raw").write_text(" = Title = \n cut")

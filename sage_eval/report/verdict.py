@@ -2,7 +2,7 @@
 
 from sage_eval.report.tables import Table
 from sage_eval.runs.comparison import Comparison
-from sage_eval.runs.verdicts import TaskVerdict, Verdict
+from sage_eval.runs.verdicts import Control, TaskVerdict
 from sage_eval.statistics.estimate import Estimate
 
 HEADER = (
@@ -16,7 +16,8 @@ ADVICE = {
 }
 UNCALIBRATED = (
     "No calibration arm ran: any verdict but *worse* needs a damaged control that is seen, and arms that should be "
-    "equal to read it against. Repeat the command with `--calibrate` (arms repeat, exact, control); finished arms are kept."
+    "equal to read it against. Repeat the command with `--calibrate` (arms repeat, exact, control); finished arms are "
+    "kept."
 )
 
 
@@ -39,17 +40,18 @@ def table(comparison: Comparison) -> Table | None:
     if verdict is None or len(verdict.missing) == 2:
         return None
     header = tuple(text.format(level=100 * (1 - 2 * verdict.alpha)) for text in HEADER)
-    plain = [task for task in verdict.tasks if task.verdict != "equivalent" or task.significant]
-    notes = [f"{task.task}: {task.reason}" for task in plain]
-    return Table(
-        "Verdict by task", header, [_row(task) for task in verdict.tasks], [*notes, *_failing(verdict)], names=3
-    )
-
-
-def _failing(verdict: Verdict) -> list[str]:
-    return [
-        f"fails: --fail-on {','.join(verdict.fail_on)}".replace("not established", "not-established")
-    ] * verdict.failed
+    notes = [
+        f"{task.task}: {task.reason}" for task in verdict.tasks if task.verdict != "equivalent" or task.significant
+    ]
+    notes += [
+        f"{task.task}: the floor arm {name}, which should equal the baseline, is itself {floor.verdict}"
+        for task in verdict.tasks
+        for name, floor in task.floors.items()
+        if floor.verdict in ("worse", "better")
+    ]
+    if verdict.failed:
+        notes.append(f"this fails the run: --fail-on {','.join(name.replace(' ', '-') for name in verdict.fail_on)}")
+    return Table("Verdict by task", header, [_row(task) for task in verdict.tasks], notes, names=3)
 
 
 def _row(task: TaskVerdict) -> tuple[str, ...]:
@@ -65,12 +67,15 @@ def _row(task: TaskVerdict) -> tuple[str, ...]:
         f"±{task.scale * task.margin:g} {task.unit}".rstrip(),
         "–" if floor is None else f"{_number(task, floor.difference.value, exact=floor.identical)} ({task.floor})",
         "–" if floor is None else f"{_number(task, floor.excess.value)} {_interval(task, floor.excess)}",
-        "; ".join(
-            f"{'seen' if control.seen else '**not seen**'}: {_number(task, control.difference.value)} ({name})"
-            for name, control in task.controls.items()
-        )
-        or "–",
+        "; ".join(_control(task, name, control) for name, control in task.controls.items()) or "–",
     )
+
+
+def _control(task: TaskVerdict, name: str, control: Control) -> str:
+    p = control.difference.p
+    chance = "" if p is None else ", p < 0.001" if p < 0.001 else f", p = {p:.2g}"
+    seen = "seen" if control.seen else "**not seen**"
+    return f"{seen}: {_number(task, control.difference.value)}{chance} ({name})"
 
 
 def _number(task: TaskVerdict, value: float, *, exact: bool = False) -> str:

@@ -17,6 +17,7 @@ from sage_eval.runs.calibration import SAGE
 from sage_eval.statistics.estimate import Estimate
 from sage_eval.statistics.verdict import METRICS, Evidence, Kind, Metric, judge, unseen_control
 from sage_eval.statistics.verdict import TaskVerdict as Judged
+from sage_eval.statistics.verdict import Verdict as JudgedAll
 
 if TYPE_CHECKING:
     from sage_eval.runs.comparison import ArmPair, TaskComparison
@@ -32,11 +33,16 @@ class _Record(BaseModel):
 
 
 class Floor(_Record):
-    """Floor arm − baseline; `identical`: no item scored otherwise; `excess`: candidate − floor arm, paired."""
+    """Floor arm − baseline; `identical`: no item scored otherwise; `excess`: candidate − floor arm, paired.
+
+    `verdict` is what the floor arm would get as a candidate: anything but `equivalent` says that the instrument, or the
+    baseline's own scatter, is coarser than the margin.
+    """
 
     difference: Estimate
     identical: bool
     excess: Estimate
+    verdict: Kind
 
 
 class Control(_Record):
@@ -108,30 +114,22 @@ def decide(
     _check_margins(candidate, margins)
     rows = judged_rows(candidate, margins)
     found = {role: [pair for pair in pairs if pair.role == role] for role in ("floor", "control")}
-    evidence = []
-    for row in rows:
-        floors = {pair.candidate: _same(row, pair).difference for pair in found["floor"]}
-        evidence.append(
-            Evidence(
-                row.task,
-                metric_of(row, margins),  # type: ignore[arg-type]  # judged rows have one
-                row.difference,
-                controls={pair.candidate: _same(row, pair).difference for pair in found["control"]},
-                floor=max(floors.values(), key=lambda floor: abs(floor.value), default=None),
-                baseline=row.baseline,
-                chance=row.chance,
-                coverage=coverage[0],
-                required_coverage=coverage[1],
-            )
-        )
+    evidence = [_evidence(row, row.difference, found["control"], margins) for row in rows]
+    covered = [replace(item, coverage=coverage[0], required_coverage=coverage[1]) for item in evidence]
+    judged = judge(covered, ALPHA) if covered else None
+    # The floor arms are judged as if they were the candidate: an alarm among arms that should be equal must be seen.
+    equals = {
+        pair.candidate: judge([_evidence(row, _same(row, pair).difference, found["control"], margins) for row in rows])
+        for pair in found["floor"]
+        if rows
+    }
+    tasks = [
+        _record(row, verdict, _floors(row, index, found["floor"], equals, above))
+        for index, (row, verdict) in enumerate(zip(rows, judged.tasks if judged else (), strict=True))
+    ]
     silent = [
         TaskVerdict(task=task, metric=None, verdict="not established", reason=why)
         for task, why in _unjudged(candidate, rows).items()
-    ]
-    judged = judge(evidence, ALPHA) if evidence else None
-    tasks = [
-        _record(row, verdict, found["floor"], above)
-        for row, verdict in zip(rows, judged.tasks if judged else (), strict=True)
     ]
     kind, reason = (judged.kind, judged.reason) if judged else ("not established", "no task has a metric to judge")
     if judged and silent and kind != "worse":
@@ -225,9 +223,41 @@ def _unjudged(pair: "ArmPair", rows: "Sequence[TaskComparison]") -> dict[str, st
     return lacking | dict.fromkeys(pair.incomparable, "no metric that is an average over its items")
 
 
-def _record(
-    row: "TaskComparison", judged: Judged, floors: "Sequence[ArmPair]", above: "Mapping[str, ArmPair]"
-) -> TaskVerdict:
+def _evidence(
+    row: "TaskComparison", difference: Estimate, controls: "Sequence[ArmPair]", margins: Mapping[str, float]
+) -> Evidence:
+    metric = metric_of(row, margins)
+    if metric is None:
+        raise ValueError(f"{row.task} {row.metric} has no margin")
+    return Evidence(
+        row.task,
+        metric,
+        difference,
+        controls={pair.candidate: _same(row, pair).difference for pair in controls},
+        baseline=row.baseline,
+        chance=row.chance,
+    )
+
+
+def _floors(
+    row: "TaskComparison",
+    index: int,
+    pairs: "Sequence[ArmPair]",
+    equals: Mapping[str, JudgedAll],
+    above: "Mapping[str, ArmPair]",
+) -> dict[str, Floor]:
+    return {
+        pair.candidate: Floor(
+            difference=_same(row, pair).difference,
+            identical=_same(row, pair).identical,
+            excess=_same(row, above[pair.candidate]).difference,
+            verdict=equals[pair.candidate].tasks[index].kind,
+        )
+        for pair in pairs
+    }
+
+
+def _record(row: "TaskComparison", judged: Judged, floors: dict[str, Floor]) -> TaskVerdict:
     item = judged.evidence
     return TaskVerdict(
         task=row.task,
@@ -243,14 +273,7 @@ def _record(
         significant=judged.significant,
         items=judged.items,
         coverage=item.coverage,
-        floors={
-            pair.candidate: Floor(
-                difference=_same(row, pair).difference,
-                identical=_same(row, pair).identical,
-                excess=_same(row, above[pair.candidate]).difference,
-            )
-            for pair in floors
-        },
+        floors=floors,
         controls={
             name: Control(difference=control, seen=unseen_control(replace(item, controls={name: control})) is None)
             for name, control in item.controls.items()

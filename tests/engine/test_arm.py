@@ -50,6 +50,25 @@ def test_results_come_in_the_callers_order_and_are_announced_as_they_arrive():
     assert sorted(announced) == [0, 1, 2, 3]
 
 
+def test_another_order_of_the_requests_changes_no_answer():
+    class Recorder(Table):
+        def stream(self, batch):
+            self.lasts = [payload["input_ids"][-1] for payload in batch]
+            yield from super().stream(batch)
+
+    many = [ScoreRequest((1, 2, last), (9,)) for last in range(50)]
+    orders = []
+    for seed in (None, 1, 1, 2):
+        transport = Recorder()
+        scores = Arm(sage(order_seed=seed), transport).score(many)
+        assert [score.total for score in scores] == [-float(last) for last in range(50)]
+        orders.append(transport.lasts)
+    plain, first, again, other = orders
+    assert first == again
+    assert first != plain != other != first
+    assert sorted(first) == sorted(plain)
+
+
 def test_coverage_adds_up_over_calls():
     arm = Arm(sage(), Table())
     arm.score(REQUESTS)

@@ -9,6 +9,10 @@ def test_the_report_is_a_function_of_the_folder(old_run):
     assert render(load(old_run)) == (Path(__file__).parent / "schema_1.md").read_text()
 
 
+def test_the_report_of_a_calibrated_run_begins_with_its_verdict(calibrated_run):
+    assert render(load(calibrated_run)) == (Path(__file__).parent / "calibrated.md").read_text()
+
+
 def test_the_table_has_both_arms_their_difference_and_coverage(old_run):
     text = render(load(old_run), details=False)
     assert "| task | metric | plain ± SE | sage_attn ± SE | difference | 95 % interval | flips −/+ | n |" in text

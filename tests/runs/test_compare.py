@@ -28,8 +28,8 @@ def test_arms_differ_in_the_backend_and_its_settings_only(tiny):
     extra = candidate["model_args"].items() - baseline["model_args"].items()
     assert dict(extra) == {"attention_backend": "sage_attn", **config.attention.model_dump()}
     assert baseline["model_args"].items() <= candidate["model_args"].items()
-    assert {k: v for k, v in baseline.items() if k not in ("name", "model_args")} == {
-        k: v for k, v in candidate.items() if k not in ("name", "model_args")
+    assert {k: v for k, v in baseline.items() if k not in ("name", "role", "model_args")} == {
+        k: v for k, v in candidate.items() if k not in ("name", "role", "model_args")
     }
 
 
@@ -38,7 +38,7 @@ def test_backend_settings_also_go_with_a_split_backend(tiny):
     assert baseline.model_args["variant"] == "int8-fp16"
 
 
-def test_the_fingerprint_forgets_the_name_and_nothing_else(tiny):
+def test_the_fingerprint_forgets_name_and_role_and_nothing_else(tiny):
     first, second = specs(tiny(baseline="sage_attn"))
     assert first.fingerprint() == second.fingerprint()
     prints = {

@@ -18,7 +18,10 @@ def copy(tmp_path):
 @pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
 def test_old_run_folders_parse_for_ever(folder):
     run = load(folder)
-    assert list(run.arms) == ["baseline", "candidate"]
+    assert [(name, arm.record.spec.role) for name, arm in run.arms.items()][:2] == [
+        ("baseline", "baseline"),
+        ("candidate", "candidate"),
+    ]
     for arm in run.arms.values():
         assert len(arm.samples) == arm.record.items > 0
         assert arm.results["results"]
@@ -29,7 +32,11 @@ def test_old_run_folders_parse_for_ever(folder):
 @pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
 def test_statistics_of_old_run_folders_come_out_the_same(folder, tmp_path):
     stored = load(folder).comparison
-    again = compare.summarise(Path(shutil.copytree(folder, tmp_path / "run")), {}).comparison
+    margin = load(folder).manifest.arguments.get("margin")
+    again = compare.summarise(Path(shutil.copytree(folder, tmp_path / "run")), {}, margin).comparison
+    if stored.verdict:
+        verdicts = [[(task.task, task.verdict) for task in found.verdict.tasks] for found in (stored, again)]
+        assert verdicts[0] == verdicts[1]
     for old, new in zip(stored.pairs[0].tasks, again.pairs[0].tasks, strict=True):
         assert (old.task, old.metric, old.n, old.flips) == (new.task, new.metric, new.n, new.flips)
         assert new.difference.value == pytest.approx(old.difference.value, rel=1e-9, abs=1e-12)

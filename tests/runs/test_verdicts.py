@@ -90,6 +90,8 @@ def test_a_floor_of_zero_is_said_to_be_zero_and_the_widest_one_is_shown(equal):
     assert text.floor == max(("exact", "floor-other"), key=lambda name: abs(text.floors[name].difference.value))
     floor = text.floors[text.floor]
     assert floor.excess.value == pytest.approx(text.interval.value - floor.difference.value)
+    # Judged like a candidate: two arms that are equal are found to be.
+    assert {floor.verdict for task in (choice, text) for floor in task.floors.values()} == {"equivalent"}
     # Paired with the floor arm, item by item: another spread than the candidate's own.
     assert floor.excess.se not in (0, text.interval.se)
     assert "| exactly 0 (repeat) |" in render(equal)
@@ -149,7 +151,18 @@ def test_a_control_that_is_not_seen_establishes_nothing(planted):
     assert task.verdict == "not established"
     assert not task.controls["control"].seen
     assert "the damaged arm control was not seen: +0 pp" in task.reason
-    assert "**not seen**: +0 pp (control)" in render(run)
+    assert "**not seen**: +0 pp, p = 1 (control)" in render(run)
+
+
+def test_a_floor_arm_that_differs_is_pointed_out(equal):
+    # The control's answers, said to be a floor's.
+    control = equal.arms["control"]
+    spec = control.record.spec.model_copy(update={"name": "bad-floor", "role": "floor"})
+    bad = type(control)(control.folder, control.record.model_copy(update={"spec": spec}))
+    verdict = compare(equal.manifest, {**equal.arms, "bad-floor": bad}, {}, MARGIN).verdict
+    assert {task.floors["bad-floor"].verdict for task in verdict.tasks} == {"worse"}
+    text = render(_with(equal, verdict))
+    assert "the floor arm bad-floor, which should equal the baseline, is itself worse" in text
 
 
 def test_without_calibration_one_line_names_the_arms_that_are_needed(equal):
