@@ -19,7 +19,7 @@ def show(run: Run, console: Console) -> None:
     for line in verdict.headline(comparison):
         console.print(line.replace("**", "").replace("`", ""), style="bold", markup=False, highlight=False)
     if judged := verdict.table(comparison):
-        _print(judged, console)
+        _print(verdict.narrow(judged), console)
     candidates = [pair for pair in comparison.pairs if pair.role == "candidate"]
     for pair in candidates:
         _print(tables.scores(comparison, pair, members=False), console)

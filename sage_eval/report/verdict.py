@@ -1,5 +1,7 @@
 """The verdict at the head of a report: one line, and the table it rests on. Shared by every renderer."""
 
+from dataclasses import replace
+
 from sage_eval.report.tables import Table
 from sage_eval.runs.comparison import Comparison
 from sage_eval.runs.verdicts import Control, TaskVerdict
@@ -52,6 +54,13 @@ def table(comparison: Comparison) -> Table | None:
     if verdict.failed:
         notes.append(f"this fails the run: --fail-on {','.join(name.replace(' ', '-') for name in verdict.fail_on)}")
     return Table("Verdict by task", header, [_row(task) for task in verdict.tasks], notes, names=3)
+
+
+def narrow(full: Table) -> Table:
+    """The table without the columns that a terminal has no room for: `metric` and the excess over the floor."""
+    kept = [index for index, name in enumerate(HEADER) if name not in ("metric", "excess over floor")]
+    header, *rows = [tuple(row[index] for index in kept) for row in (full.header, *full.rows)]
+    return replace(full, header=header, rows=rows, names=2)
 
 
 def _row(task: TaskVerdict) -> tuple[str, ...]:
