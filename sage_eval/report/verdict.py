@@ -83,7 +83,7 @@ def _row(task: TaskVerdict) -> tuple[str, ...]:
 def _control(task: TaskVerdict, name: str, control: Control) -> str:
     p = control.difference.p
     chance = "" if p is None else ", p < 0.001" if p < 0.001 else f", p = {p:.2g}"
-    seen = "seen" if control.seen else "**not seen**"
+    seen = "seen" if control.seen else "too few to see it" if control.difference.se is None else "**not seen**"
     return f"{seen}: {_number(task, control.difference.value)}{chance} ({name})"
 
 

@@ -194,6 +194,14 @@ def test_a_baseline_at_chance_cannot_be_judged(run):
     assert "the baseline is at chance" in choice.reason
 
 
+def test_too_few_items_are_not_called_an_unseen_control(planted):
+    run = planted(arms=("control",), limit=20, tasks=TASK("perplexity"))
+    assert verdicts(run) == {"tiny_perplexity": "inconclusive"}
+    text = render(run)
+    assert "| too few to see it: +0.3 nats (control) |" in text
+    assert "about 30 items" in text
+
+
 def test_low_coverage_in_fidelity_mode_cannot_be_judged(equal):
     arms = dict(equal.arms)
     record = arms["candidate"].record
