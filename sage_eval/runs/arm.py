@@ -78,9 +78,10 @@ def run(spec: ArmSpec, folder: Path) -> None:
     lines, prompts = records.from_lm_eval(results.pop("samples"))
     results["config"] |= {"model": spec.lm, "model_args": spec.model_args}
     for config in results["configs"].values():
-        if source := config.get("config_source"):
+        metadata = config.get("metadata") or {}
+        if source := metadata.get("config_source"):
             # A run folder is published: where somebody's checkout lies is nobody's business.
-            config["config_source"] = "/".join(Path(source).parts[-2:])
+            metadata["config_source"] = "/".join(Path(source).parts[-2:])
     _write_prompts(folder.parent.parent / PROMPTS, prompts)
     header = {"schema_version": SCHEMA_VERSION}
     write_jsonl_zst(folder / SAMPLES, [header, *(line.model_dump(exclude_defaults=True) for line in lines)])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -79,6 +80,13 @@ def test_lm_evals_results_are_kept_as_they_are(run):
     assert results["results"]["tiny_choice"]["acc,none"] == pytest.approx(
         sum(s.metrics["acc"] for s in run.arms["candidate"].samples if s.task == "tiny_choice") / 80
     )
+
+
+def test_the_folder_does_not_say_where_the_checkout_lies(run):
+    checkout = str(Path(__file__).resolve().parents[2])
+    published = [path for path in run.folder.rglob("*.json") if path.name != "spec.json"]
+    assert published
+    assert [path.name for path in published if f'"{checkout}' in path.read_text()] == []
 
 
 def test_a_finished_arm_is_not_run_again(tiny, half, run):
