@@ -1,5 +1,6 @@
 """Fixtures for every room: the reference model, and real engines that are shared within a module."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_sessionstart() -> None:
+    """A shell without job control starts background jobs with SIGINT and SIGQUIT ignored, and children inherit that:
+    the tests of Ctrl-C and of dying schedulers would then test the shell.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
