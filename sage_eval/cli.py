@@ -185,6 +185,23 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="print JSON")] = Fa
         raise PrerequisiteError("no attention backend can run here: install sglang and torch for this machine")
 
 
+bench = typer.Typer(help="Measure speed; what the hardware allows is measured and printed first.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command()
+def kernels(
+    out: Annotated[Path, typer.Option(help="JSON lines, appended as they are measured; what is there is kept")],
+    columns: Annotated[str, typer.Option(help="kernels, separated by commas [default: all]")] = "",
+    cases: Annotated[str, typer.Option(help="cases such as 'd128 4x4096', separated by ';' [default: all]")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="times that each case's kernels are timed in turn")] = 3,
+) -> None:
+    """Time prefill attention kernels side by side on this GPU, quantisation included."""
+    from sage_eval.probes.bench_kernels import measure, split
+
+    measure(out, split(columns, ","), split(cases, ";"), rounds)
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

@@ -49,13 +49,13 @@ def site(tmp_path: Path) -> Path:
 def test_an_interpreter_that_does_not_use_lm_eval_gets_next_to_nothing() -> None:
     # -S: nothing of the environment's own start-up files is loaded before.
     code = """
-import sys, time
-before, start = set(sys.modules), time.perf_counter()
+import sys
+before = set(sys.modules)
 import sage_eval.startup
-print(sorted(set(sys.modules) - before), time.perf_counter() - start < 0.05)
+print(sorted(set(sys.modules) - before))
 """
     run = python(code, "-S")
-    assert run.stdout.strip() == "['sage_eval', 'sage_eval.startup'] True", run.stderr
+    assert run.stdout.strip() == "['sage_eval', 'sage_eval.startup']", run.stderr
 
 
 def test_the_startup_file_makes_model_and_tasks_known(site: Path) -> None:

@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from sage_eval.attention.kernels.paged import paged_attention
 from sage_eval.attention.kernels.plan import make_plan
 from sage_eval.attention.kernels.quantise import quantise
+from sage_eval.errors import DataError, PrerequisiteError, UsageError
 
 HEADS, KV_HEADS = 32, 8
 Launch = Callable[[], Any]
@@ -242,20 +243,22 @@ def run(
             yield {"case": case.name, "kernel": name, "ms": [p20, p50, p80], "tflops": tflops, **case._asdict()}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line: see the module's text."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSONL file, appended to and taken up again")
-    parser.add_argument("--columns", default=",".join(COLUMNS), help="kernels, comma-separated")
-    parser.add_argument("--cases", default="", help="only cases whose name contains one of these, separated by ';'")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args(arguments)
+def measure(out: Path, columns: Sequence[str] = (), cases: Sequence[str] = (), rounds: int = 3) -> None:
+    """Time `columns` (kernels; all by default) on `cases` (names; all by default) and append to `out`, JSON lines.
 
-    records = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    done = {(r["case"], r["kernel"]) for r in records if "case" in r}
-    wanted = [w for w in options.cases.split(";") if w]
-    cases = [case for case in CASES if not wanted or case.name in wanted]
-    with options.out.open("a") as file:
+    Cells that `out` holds already are not measured again. Progress goes to stderr. Raises `UsageError` for an unknown
+    name, `PrerequisiteError` where there is no CUDA GPU, `DataError` for a file that is not ours.
+    """
+    columns = list(columns) or list(COLUMNS)
+    names = {case.name: case for case in CASES}
+    for given, known in ((columns, COLUMNS), (cases, names)):
+        for name in given:
+            if name not in known:
+                raise UsageError(f"{name!r} is unknown; known: {', '.join(known)}")
+    if not torch.cuda.is_available():
+        raise PrerequisiteError("kernels are timed on a CUDA GPU, and this machine has none")
+    done = {(row["case"], row["kernel"]) for row in _read(out) if "case" in row}
+    with out.open("a") as file:
 
         def record(row: dict[str, Any]) -> None:
             file.write(json.dumps(row) + "\n")
@@ -264,7 +267,7 @@ def main(arguments: list[str] | None = None) -> None:
         limits = card_limits()
         record({"limits": limits, "device": torch.cuda.get_device_name(), "torch": torch.__version__})
         sys.stderr.write(", ".join(f"{name} {rate:.4g}" for name, rate in limits.items()) + " (10^12 a second)\n")
-        for row in run(cases, options.columns.split(","), done, options.rounds):
+        for row in run([names[name] for name in cases] or CASES, columns, done, rounds):
             record(row)
             if row.get("tflops"):
                 case = Case(*(row[field] for field in Case._fields))
@@ -272,6 +275,36 @@ def main(arguments: list[str] | None = None) -> None:
                 share = limit_ms(case, limits, second) / row["ms"][1]
                 limit = f", {share:.0%} of the limit" if row["kernel"].startswith("int8") else ""
                 sys.stderr.write(f"{row['case']:16} {row['kernel']:14} {row['tflops']:6.0f} TFLOP/s{limit}\n")
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier call; a last line that was cut short is dropped from the file, so that it is redone."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+        path.write_text("".join(lines))
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not a file of this benchmark ({error}): choose another --out") from None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: see the module's text."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="JSONL file, appended to and taken up again")
+    parser.add_argument("--columns", default="", help="kernels, separated by ',' (default: all)")
+    parser.add_argument("--cases", default="", help="names of cases, separated by ';' (default: all)")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args(arguments)
+    measure(options.out, split(options.columns, ","), split(options.cases, ";"), options.rounds)
+
+
+def split(text: str, separator: str) -> list[str]:
+    """The non-empty parts of `text`."""
+    return [part.strip() for part in text.split(separator) if part.strip()]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """The kernel benchmark's arithmetic; its timing needs a GPU."""
 
 import pytest
+import torch
 
-from sage_eval.probes.bench_kernels import CASES, Case, limit_ms, run
+from sage_eval.errors import DataError, PrerequisiteError, UsageError
+from sage_eval.probes.bench_kernels import CASES, Case, _read, limit_ms, measure, run
 
 
 @pytest.mark.parametrize("case", [Case(7, 0, 2, 64), Case(5, 11, 1, 128)])
@@ -27,3 +29,30 @@ def test_the_limit_is_the_longer_of_matrix_work_and_exp2():
 def test_what_was_measured_is_not_measured_again():
     case = Case(512, 0, 32, 128)
     assert list(run([case], ["cudnn"], {(case.name, "cudnn")}, rounds=1)) == []
+
+
+def test_a_line_that_was_cut_short_is_measured_again(tmp_path):
+    out = tmp_path / "bench.jsonl"
+    out.write_text('{"case": "a", "kernel": "b"}\n{"case": "a", "ker')
+    assert _read(out) == [{"case": "a", "kernel": "b"}]
+    assert out.read_text() == '{"case": "a", "kernel": "b"}\n'
+
+
+def test_another_file_is_not_appended_to(tmp_path):
+    out = tmp_path / "notes.txt"
+    out.write_text("buy milk\nand bread\n")
+    with pytest.raises(DataError, match="another --out"):
+        _read(out)
+
+
+@pytest.mark.parametrize("names", [{"columns": ["fa4"]}, {"cases": ["d128 4x4097"]}])
+def test_an_unknown_name_is_refused_and_not_left_out(names, tmp_path):
+    with pytest.raises(UsageError, match="known:"):
+        measure(tmp_path / "bench.jsonl", **names)
+
+
+def test_without_a_gpu_there_is_nothing_to_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(PrerequisiteError, match="GPU"):
+        measure(tmp_path / "bench.jsonl")
+    assert not (tmp_path / "bench.jsonl").exists()
