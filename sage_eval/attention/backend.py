@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sage_eval.attention import numerics
 from sage_eval.attention.coverage import COUNTER, Phase
-from sage_eval.attention.guard import check_call
+from sage_eval.attention.guard import CheckedCalls
 from sage_eval.attention.kernels.package import package_attention, package_version
 from sage_eval.attention.kernels.paged import paged_attention
 from sage_eval.attention.kernels.plan import Plan, make_plan
@@ -23,7 +23,7 @@ from sage_eval.attention.settings import AttentionSettings
 from sage_eval.errors import UsageError
 
 
-class SageAttnBackend(TritonAttnBackend):  # type: ignore[misc]
+class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
     """SageAttention for prefill, with or without a prefix; decode is the parent's exact kernel."""
 
     needs_cpu_seq_lens = True  # the plan is made from host-side lengths
@@ -62,34 +62,6 @@ class SageAttnBackend(TritonAttnBackend):  # type: ignore[misc]
         if not in_capture and mode.is_decode():
             rows = forward_batch.batch_size - getattr(forward_batch, "num_padding", 0)
             COUNTER.add("decode", EXACT, rows * COUNTER.layers)
-
-    def forward_extend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        layer: Any,
-        forward_batch: Any,
-        save_kv_cache: bool = True,
-        **extra: Any,
-    ) -> Tensor:
-        check_call(extra)
-        out: Tensor = super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
-        return out
-
-    def forward_decode(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        layer: Any,
-        forward_batch: Any,
-        save_kv_cache: bool = True,
-        **extra: Any,
-    ) -> Tensor:
-        check_call(extra)
-        out: Tensor = super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)
-        return out
 
     def _extend(
         self,

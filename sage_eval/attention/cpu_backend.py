@@ -11,7 +11,7 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 
 from sage_eval.attention import numerics
 from sage_eval.attention.coverage import COUNTER, Phase
-from sage_eval.attention.guard import check_call
+from sage_eval.attention.guard import CheckedCalls
 from sage_eval.attention.settings import AttentionSettings
 from sage_eval.errors import UsageError
 
@@ -21,7 +21,7 @@ def kernel_name(variant: str) -> str:
     return f"sage-torch-{variant}"
 
 
-class SageTorchAttnBackend(TorchNativeAttnBackend):  # type: ignore[misc]
+class SageTorchAttnBackend(CheckedCalls, TorchNativeAttnBackend):  # type: ignore[misc]
     """SageAttention in plain PyTorch, for prefill (with or without a prefix) and decode."""
 
     def __init__(self, runner: Any, settings: AttentionSettings) -> None:
@@ -31,34 +31,6 @@ class SageTorchAttnBackend(TorchNativeAttnBackend):  # type: ignore[misc]
         if settings.smooth_k == "static":
             raise UsageError("smooth_k=static needs the paged CUDA kernels; on this host use sequence or off")
         self.settings = settings
-
-    def forward_extend(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        layer: Any,
-        forward_batch: Any,
-        save_kv_cache: bool = True,
-        **extra: Any,
-    ) -> torch.Tensor:
-        check_call(extra)
-        out: torch.Tensor = super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
-        return out
-
-    def forward_decode(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        layer: Any,
-        forward_batch: Any,
-        save_kv_cache: bool = True,
-        **extra: Any,
-    ) -> torch.Tensor:
-        check_call(extra)
-        out: torch.Tensor = super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)
-        return out
 
     def _run_sdpa_forward_extend(
         self,

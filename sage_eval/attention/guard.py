@@ -91,3 +91,19 @@ def check_call(extra: dict[str, Any]) -> None:
     for name, value in extra.items():
         if value is not None and value is not False:
             raise refuse(name, type(value).__name__, "this model passes it to attention; use triton or fa3")
+
+
+class CheckedCalls:
+    """A base before an SGLang backend: hands attention calls on once `check_call` has seen their extras."""
+
+    def forward_extend(
+        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **extra: Any
+    ) -> Any:
+        check_call(extra)
+        return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)  # type: ignore[misc]
+
+    def forward_decode(
+        self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **extra: Any
+    ) -> Any:
+        check_call(extra)
+        return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)  # type: ignore[misc]
