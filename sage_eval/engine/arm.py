@@ -137,7 +137,7 @@ class Arm:
         latest = account.tally(metas, counted, self.backend)
         if self.options.sage_prefill:
             attention = self.options.attention
-            asked_exact = attention is not None and (attention.min_tokens > 0 or attention.variant == "exact")
+            asked_exact = attention is not None and attention.variant == "exact"
             account.check(latest, sage_only=self.options.mode == "fidelity" and not asked_exact)
         self.coverage += latest
 

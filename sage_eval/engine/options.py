@@ -71,7 +71,13 @@ class ArmOptions(BaseModel):
             for name, value in os.environ.items()
             if name.startswith(ENV_PREFIX)
         }
-        return options.model_copy(update={"attention": AttentionSettings.from_mapping(inherited | settings)})
+        attention = AttentionSettings.from_mapping(inherited | settings)
+        if options.mode == "fidelity" and attention.min_tokens:
+            raise UsageError(
+                f"min_tokens={attention.min_tokens} computes short sequences with another kernel, and mode=fidelity "
+                "promises that none is: remove it, or choose mode=throughput"
+            )
+        return options.model_copy(update={"attention": attention})
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

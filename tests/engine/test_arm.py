@@ -83,7 +83,7 @@ def test_a_token_computed_by_nobody_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "allowed"), [({}, False), ({"mode": "throughput"}, True), ({"min_tokens": 64}, True)]
+    ("arguments", "allowed"), [({}, False), ({"mode": "throughput"}, True), ({"variant": "exact"}, True)]
 )
 def test_another_kernel_is_an_error_unless_it_was_asked_for(arguments, allowed):
     arm = Arm(sage(**arguments), Table(kernel="exact-sdpa"))

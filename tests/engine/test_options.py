@@ -39,7 +39,8 @@ def test_a_mistyped_setting_names_the_nearest():
 
 
 def test_settings_reach_the_scheduler_by_its_environment():
-    environment = options(attention_backend="sage_attn", variant="int4-fp16", min_tokens=32).environment()
+    settings = {"variant": "int4-fp16", "min_tokens": 32}
+    environment = options(attention_backend="sage_attn", mode="throughput", **settings).environment()
     assert environment["SAGE_ATTN_VARIANT"] == "int4-fp16"
     assert environment["SAGE_ATTN_MIN_TOKENS"] == "32"
 
@@ -54,6 +55,11 @@ def test_settings_already_in_the_environment_hold_until_overridden(monkeypatch):
 def test_a_setting_for_another_backend_is_refused():
     with pytest.raises(UsageError, match=r"variant: settings of attention_backend=sage_attn.* triton"):
         options(attention_backend="triton", variant="exact")
+
+
+def test_fidelity_leaves_no_sequence_to_another_kernel():
+    with pytest.raises(UsageError, match="min_tokens=32.*mode=throughput"):
+        options(attention_backend="sage_attn", min_tokens=32)
 
 
 def test_a_bad_setting_is_refused_with_its_value():
