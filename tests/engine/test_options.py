@@ -58,7 +58,7 @@ def test_a_setting_for_another_backend_is_refused():
 
 
 def test_fidelity_leaves_no_sequence_to_another_kernel():
-    with pytest.raises(UsageError, match="min_tokens=32.*mode=throughput"):
+    with pytest.raises(UsageError, match=r"min_tokens=32.*mode=throughput"):
         options(attention_backend="sage_attn", min_tokens=32)
 
 
