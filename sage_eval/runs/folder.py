@@ -8,6 +8,7 @@
     arms/<name>/arm.json       written last: this arm is finished; its fingerprint, times, coverage
     prompts.jsonl.zst          each prompt once, by hash
     comparison.json            paired statistics
+    fidelity.json              KLD and its company, where top-k log-probabilities were taken
     report.md                  the table
 
 Every file carries `schema_version`; `load` reads all versions ever written.
@@ -28,6 +29,7 @@ from sage_eval.runs.spec import ArmSpec
 
 SCHEMA_VERSION = 1
 MANIFEST, COMPARISON, PROMPTS, REPORT = "manifest.json", "comparison.json", "prompts.jsonl.zst", "report.md"
+FIDELITY = "fidelity.json"
 SPEC, LOG, RESULTS, SAMPLES, ARM, ERROR = (
     "spec.json", "log.txt", "results.json", "samples.jsonl.zst", "arm.json", "error.json"
 )  # fmt: skip
@@ -102,6 +104,14 @@ class Run:
         from sage_eval.runs.comparison import Comparison
 
         return _validate(Comparison, read_json(self.folder / COMPARISON), self.folder / COMPARISON)
+
+    @cached_property
+    def fidelity(self) -> Any:
+        """`fidelity.json` (`sage_eval.runs.fidelity.FidelityRecord`), or None where no arm took top-k lists."""
+        from sage_eval.runs.fidelity import FidelityRecord
+
+        path = self.folder / FIDELITY
+        return _validate(FidelityRecord, read_json(path), path) if path.exists() else None
 
 
 def read_arm(folder: Path) -> Arm | None:
