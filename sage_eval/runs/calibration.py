@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from sage_eval.attention.settings import AttentionSettings
 from sage_eval.config import RunConfig
 
-Role = Literal["baseline", "candidate", "floor", "control"]
+Role = Literal["baseline", "candidate", "floor", "control", "stress"]
 SAGE = "sage_attn"
 ORDER_SEED = 1
 CONCURRENCY = 8

@@ -1,4 +1,4 @@
-"""`fidelity.json`: how far each arm's next-token distributions are from the baseline's, from the engine's top-k lists."""
+"""`fidelity.json`: how far each arm's next-token distributions are from the baseline's, by the top-k lists."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ class _Record(BaseModel):
 
 
 class Histogram(_Record):
-    """Token positions by KLD in nats: `counts[i]` between `edges[i]` and `edges[i + 1]`, `below` under the first edge."""
+    """Token positions by KLD in nats: `counts[i]` from `edges[i]` to `edges[i + 1]`, `below` under the first edge."""
 
     edges: list[float]
     counts: list[int]
