@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from model_adapters._sampling import sampling_parameters
 from model_adapters._tokens import Tokens
+from model_adapters._top_logprobs import checked, text_window
 from model_adapters._windows import Truncation, Window
 from sage_eval.engine.options import RESERVED_TOKENS, ArmOptions
 from sage_eval.engine.requests import GenerateRequest, Generation, Score, ScoreRequest
+from sage_eval.engine.topk import TextWindow
 from sage_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
 
     `truncation`: what happens to a generation prompt too long for the window: `refuse` (the default) or `left`.
     Contexts to be scored lose their left end, as with `hf`, and a warning counts them.
+
+    `top_logprobs`: how many of the most probable tokens at each position of a rolling text to keep in `text_windows`
+    (0, the default: none), from which `sage-eval compare` computes the KL divergence of two arms.
     """
 
     def __init__(  # noqa: PLR0913 - lm-eval passes model arguments as keywords
@@ -57,6 +62,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         max_length: int | None = None,
         max_gen_toks: int = 256,
         truncation: Truncation = "refuse",
+        top_logprobs: int = 0,
         chat_template_args: Mapping[str, Any] | None = None,
         enable_thinking: bool | None = None,
         think_end_token: str | int | None = None,
@@ -86,6 +92,9 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         )
         self.tokenizer = self.tokens.tokenizer
         self.window = Window(self._length(options, config), truncation)
+        self.top_logprobs = checked(top_logprobs, config)
+        self.text_windows: list[TextWindow] = []
+        """The windows of all rolling texts so far, with `top_logprobs`; in the order of the requests."""
         self._model_sha = getattr(config, "_commit_hash", None)
         self.max_gen_toks = int(max_gen_toks)
         self.batch_size = batch_size  # shown by lm-eval, used by nobody
@@ -185,6 +194,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             "model_revision": info.get("revision"),
             "model_sha": self._model_sha,
             "max_length": self.max_length,
+            "top_logprobs": self.top_logprobs,
             "truncated_contexts": self.window.truncated,
             "coverage": self.arm.coverage.as_dict(),
         }
@@ -222,6 +232,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         texts = [request.args[0] for request in requests]
         windows: list[ScoreRequest] = []
         owners: list[int] = []
+        starts: list[int] = []
         for owner, text in enumerate(texts):
             pieces = get_rolling_token_windows(
                 token_list=self.tok_encode(text),
@@ -229,9 +240,12 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
                 max_seq_len=self.max_length,
                 context_len=1,
             )
+            start = 0
             for context, continuation in map(make_disjoint_window, pieces):
                 windows.append(ScoreRequest(tuple(context), tuple(continuation)))
                 owners.append(owner)
+                starts.append(start)
+                start += len(continuation)
         sizes = Counter(owners)
         parts: list[list[float]] = [[] for _ in texts]
 
@@ -244,7 +258,12 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
                 if len(parts[owner]) == sizes[owner]:
                     self.cache_hook.add_partial("loglikelihood_rolling", (texts[owner],), math.fsum(parts[owner]))
 
-            self.arm.score(windows, greedy=False, on_result=done)
+            scores = self.arm.score(windows, greedy=False, top=self.top_logprobs, on_result=done)
+        self.text_windows += [
+            text_window(requests[owner], start, window, score)
+            for owner, start, window, score in zip(owners, starts, windows, scores, strict=True)
+            if score.top is not None
+        ]
         return [math.fsum(part) for part in parts]  # fsum: the same whatever order the windows arrived in
 
     # -- generation ---------------------------------------------------------------------------------------------

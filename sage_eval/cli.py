@@ -76,6 +76,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
     fail_on: Annotated[
         list[str] | None, typer.Option(help=_help("fail_on"), rich_help_panel="Calibration and verdict")
     ] = None,
+    top_logprobs: Annotated[int | None, typer.Option(help=_help("top_logprobs") + " [default: 16]")] = None,
     model_args: Annotated[list[str] | None, typer.Option(help=_help("model_args"))] = None,
     task_args: Annotated[list[str] | None, typer.Option(help=_help("task_args"))] = None,
     seed: Annotated[int | None, typer.Option(help=_help("seed"))] = None,

@@ -140,6 +140,11 @@ class RunConfig(BaseModel):
     fail_on: Annotated[tuple[str, ...], BeforeValidator(_verdicts)] = Field(
         (), description=f"exit with 1 on any of these verdicts: {', '.join(VERDICTS)}"
     )
+    top_logprobs: int = Field(
+        16,
+        ge=0,
+        description="most probable tokens kept at each position of the texts, for the KL divergence; 0: none",
+    )
     attention: AttentionSettings = Field(default_factory=AttentionSettings)
     model_args: Annotated[dict[str, Any], BeforeValidator(parse_pairs)] = Field(
         default_factory=dict, description="name=value,… for both arms: any argument of SGLang's engine"

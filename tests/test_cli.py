@@ -102,14 +102,15 @@ def test_flags_reach_the_configuration(call, monkeypatch):
         "throughput", "--data-dir", "d", "--output", "o", "--min", "a=0.5", "--min", "b=0.6", "--model-args", "x=1,y=z",
         "--task-args", "n=2", "--seed", 7, "--kernel", "torch", "--variant", "exact", "--smooth-k", "off", "--decode",
         "exact", "--min-tokens", 5, "--strict", "--calibrate", "--arms", "reorder,control", "--margin", "a=0.01",
-        "--margin", "accuracy=0.1", "--fail-on", "worse,not-established", "--dry-run",
+        "--margin", "accuracy=0.1", "--fail-on", "worse,not-established",
+        "--top-logprobs", 4, "--dry-run",
     )  # fmt: skip
     assert code == 0, err
     [config] = seen
     assert config.model_dump(mode="json") == {
         "model": "m", "candidate": "fa3", "baseline": "triton", "tasks": ["a", "b"], "limit": 3, "mode": "throughput",
         "data_dir": "d", "output": "o", "min": {"a": 0.5, "b": 0.6}, "model_args": {"x": 1, "y": "z"},
-        "task_args": {"n": 2}, "seed": 7, "lm": "sglang-sage",
+        "task_args": {"n": 2}, "seed": 7, "lm": "sglang-sage", "top_logprobs": 4,
         "attention": {"kernel": "torch", "variant": "exact", "smooth_k": "off", "decode": "exact", "min_tokens": 5,
                       "strict": True},
         "arms": ["repeat", "exact", "control", "reorder"], "margin": {"a": 0.01, "accuracy": 0.1},

@@ -139,12 +139,16 @@ class LocalEngine:
         engine.loop.run_until_complete(asyncio.gather(*leftover, return_exceptions=True))
 
     async def _drive(self, batch: Sequence[Payload], results: "queue.SimpleQueue[tuple[int, Any]]") -> None:
+        from sglang.srt.managers.io_struct import GenerateReqInput
+
         gate = asyncio.Semaphore(MAX_IN_FLIGHT)
+        # Not `Engine.async_generate`, which knows only some of the fields that a server's `/generate` takes.
+        generate = self._engine.tokenizer_manager.generate_request
 
         async def one(index: int, payload: Payload) -> None:
             async with gate:
                 try:
-                    results.put((index, await self._engine.async_generate(**payload)))
+                    results.put((index, await anext(generate(GenerateReqInput(**payload), None))))
                 except Exception as error:
                     results.put((index, error))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sage_eval.report import tables, verdict
+from sage_eval.report import fidelity, tables, verdict
 from sage_eval.report.tables import Table
 from sage_eval.runs.comparison import Comparison
 from sage_eval.runs.folder import Run
@@ -20,10 +20,11 @@ VERDICTS = (
 def render(run: Run, *, details: bool = True) -> str:
     """The report as text; without `details` only the tables of tasks, gates and coverage."""
     comparison: Comparison = run.comparison
-    return "\n".join(_lines(run.manifest, comparison, details)) + "\n"
+    return "\n".join(_lines(run, comparison, details)) + "\n"
 
 
-def _lines(manifest: Manifest, comparison: Comparison, details: bool) -> Iterator[str]:
+def _lines(run: Run, comparison: Comparison, details: bool) -> Iterator[str]:
+    manifest = run.manifest
     if details:
         yield from (f"# {manifest.model['name']}: {' against '.join(_backends(comparison))}", "")
     yield from _verdict(comparison)
@@ -40,6 +41,8 @@ def _lines(manifest: Manifest, comparison: Comparison, details: bool) -> Iterato
                     "Found, in per cent, baseline → candidate; in brackets where the baseline is under 80 %.",
                     "",
                 )
+    if distances := fidelity.table(run.fidelity):
+        yield from _table(distances)
     yield from _table(tables.coverage(comparison.arms))
     if not details:
         return

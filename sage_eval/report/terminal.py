@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from sage_eval.report import tables, verdict
+from sage_eval.report import fidelity, tables, verdict
 from sage_eval.runs.comparison import Comparison
 from sage_eval.runs.folder import Run
 
@@ -30,6 +30,8 @@ def show(run: Run, console: Console) -> None:
         for row in tables.top_level(pair):
             for grid in tables.cells(row):
                 _print(grid, console)
+    if distances := fidelity.table(run.fidelity):
+        _print(distances, console)
     _print(tables.coverage(comparison.arms), console)
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from sage_eval.errors import DataError, SageEvalError, UsageError
-from sage_eval.runs import records
+from sage_eval.runs import records, topk
 from sage_eval.runs.files import read_jsonl_zst, write_json, write_jsonl_zst
-from sage_eval.runs.folder import ARM, ERROR, PROMPTS, RESULTS, SAMPLES, SCHEMA_VERSION
+from sage_eval.runs.folder import ARM, ERROR, PROMPTS, RESULTS, SAMPLES, SCHEMA_VERSION, TOPK
 from sage_eval.runs.spec import ArmSpec
 
 
@@ -72,6 +72,7 @@ def run(spec: ArmSpec, folder: Path) -> None:
         )
         ended = time.time()
         engine = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
+        windows = getattr(lm, "text_windows", [])
     empty = [name for name in tasks if not results["samples"].get(name)]
     if empty:
         raise DataError(f"{', '.join(empty)}: no item was answered; the data set has none for these settings")
@@ -85,6 +86,7 @@ def run(spec: ArmSpec, folder: Path) -> None:
     _write_prompts(folder.parent.parent / PROMPTS, prompts)
     header = {"schema_version": SCHEMA_VERSION}
     write_jsonl_zst(folder / SAMPLES, [header, *(line.model_dump(exclude_defaults=True) for line in lines)])
+    topk.write(folder / TOPK, windows)
     write_json(folder / RESULTS, {"schema_version": SCHEMA_VERSION, **results})
     write_json(
         folder / ARM,

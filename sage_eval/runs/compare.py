@@ -78,13 +78,16 @@ def compare(
 def summarise(
     target: Path, minimum: Mapping[str, float], margin: Mapping[str, float] | None = None, fail_on: Sequence[str] = ()
 ) -> Run:
-    """Write `comparison.json` and `report.md` of a folder whose arms are finished."""
+    """Write `comparison.json`, `fidelity.json` and `report.md` of a folder whose arms are finished."""
     from sage_eval.report.markdown import render
-    from sage_eval.runs import comparison
+    from sage_eval.runs import comparison, distances
 
     run = layout.load(target)
     result = comparison.compare(run.manifest, run.arms, minimum, margin or {}, fail_on)
     write_json(target / layout.COMPARISON, result.model_dump(mode="json"))
+    if measured := distances.measure(run):
+        write_json(target / layout.FIDELITY, measured.model_dump(mode="json"))
+        run = layout.load(target)
     write_bytes(target / layout.REPORT, render(run).encode())
     return run
 
@@ -125,7 +128,7 @@ def _clear(target: Path) -> None:
         raise UsageError(f"{target} is not a run folder, so --fresh does not delete it: choose another --output")
     try:
         shutil.rmtree(target / "arms", ignore_errors=False) if (target / "arms").exists() else None
-        for name in (layout.MANIFEST, layout.COMPARISON, layout.PROMPTS, layout.REPORT):
+        for name in (layout.MANIFEST, layout.COMPARISON, layout.FIDELITY, layout.PROMPTS, layout.REPORT):
             (target / name).unlink(missing_ok=True)
     except OSError as error:
         raise PrerequisiteError(f"cannot delete {error.filename}: {error.strerror}") from None

@@ -5,6 +5,7 @@
     arms/<name>/log.txt        everything the engine said
     arms/<name>/results.json   lm-eval's own results
     arms/<name>/samples.jsonl.zst   one line an item (`records.Sample`)
+    arms/<name>/topk.npz       the k most probable tokens at each position of the texts, where asked for
     arms/<name>/arm.json       written last: this arm is finished; its fingerprint, times, coverage
     prompts.jsonl.zst          each prompt once, by hash
     comparison.json            paired statistics
@@ -29,7 +30,7 @@ from sage_eval.runs.spec import ArmSpec
 
 SCHEMA_VERSION = 1
 MANIFEST, COMPARISON, PROMPTS, REPORT = "manifest.json", "comparison.json", "prompts.jsonl.zst", "report.md"
-FIDELITY = "fidelity.json"
+FIDELITY, TOPK = "fidelity.json", "topk.npz"
 SPEC, LOG, RESULTS, SAMPLES, ARM, ERROR = (
     "spec.json", "log.txt", "results.json", "samples.jsonl.zst", "arm.json", "error.json"
 )  # fmt: skip
