@@ -50,8 +50,9 @@ def _distances(
 ) -> Iterator[TaskFidelity]:
     for task, positions in topk.pair(mine, theirs).items():
         base, cand = positions.target_logprobs
-        labels = [documents.get((task, doc_id), f"i{doc_id}") for doc_id in positions.doc_ids.tolist()]
-        clusters = np.unique(labels, return_inverse=True)[1]
+        items, item = np.unique(positions.doc_ids, return_inverse=True)
+        labels = [documents.get((task, doc_id), f"i{doc_id}") for doc_id in items.tolist()]
+        clusters = np.unique(labels, return_inverse=True)[1][item]
         k = min(array.shape[1] for array in positions.ids)
         # Best first: the longer lists begin with what shorter ones would have been.
         base_ids, cand_ids = (array[:, :k] for array in positions.ids)

@@ -2,7 +2,7 @@
 
 Windows [W] (`task` as an index into `tasks`, `doc_id`, `start`, `context`, `length`, `prompt`) and their positions one
 after the other, [N] and [N, k]: `targets` and `ids` int32, `target_logprobs` and `logprobs` float32 in nats. 136 bytes
-a position with k = 16 before compression.
+a position with k = 16: 40 MB for the test set of WikiText-2.
 """
 
 import io
@@ -57,7 +57,7 @@ def write(path: Path, windows: Sequence[TextWindow]) -> None:
     tasks = sorted({window.task for window in windows})
     number = {task: index for index, task in enumerate(tasks)}
     buffer = io.BytesIO()
-    np.savez_compressed(
+    np.savez(  # compressing would save a third, and take longer than scoring does on a GPU
         buffer,
         schema_version=np.array(SCHEMA_VERSION),
         tasks=np.array(tasks),

@@ -48,6 +48,20 @@ def test_the_fingerprint_forgets_name_and_role_and_nothing_else(tiny):
     assert len(prints) == 8
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"lm": "sglang-sage"}, 16),
+        ({"lm": "sglang-sage", "top_logprobs": 0}, None),
+        ({"lm": "hf"}, None),
+        ({"lm": "hf", "top_logprobs": 5}, 5),
+        ({"lm": "sglang-sage", "model_args": {"top_logprobs": 3}}, 3),
+    ],
+)
+def test_only_our_own_model_is_told_of_top_logprobs_unasked(tiny, values, told):
+    assert {spec.model_args.get("top_logprobs") for spec in specs(tiny(**values))} == {told}
+
+
 def test_what_the_tasks_read_from_the_environment_is_part_of_the_fingerprint(tiny, monkeypatch):
     before, _ = specs(tiny())
     monkeypatch.setenv("SAGE_EVAL_RETRIEVAL", '{"depths": 2}')
