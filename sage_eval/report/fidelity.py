@@ -1,5 +1,7 @@
 """Token-level fidelity as a table: how far each arm's next-token distributions are from the baseline's."""
 
+from dataclasses import replace
+
 from sage_eval.report.tables import Table
 from sage_eval.runs.fidelity import FidelityRecord, TaskFidelity
 from sage_eval.statistics.estimate import Estimate
@@ -29,6 +31,15 @@ def table(record: FidelityRecord | None) -> Table | None:
     if few := list(dict.fromkeys(task.task for task in rows if task.statistics.kld.se is None)):
         notes.append(f"{', '.join(few)}: too few documents for a standard error")
     return Table(f"Token-level fidelity against {record.baseline}", HEADER, list(map(_row, rows)), notes, names=3)
+
+
+def narrow(full: Table) -> Table:
+    """The table without the columns that a terminal has no room for: the role, the median and the mean Δp."""
+    dropped = {HEADER.index(name) for name in ("role", "median KLD", "mean Δp")}
+    header, *rows = (
+        tuple(cell for place, cell in enumerate(row) if place not in dropped) for row in (full.header, *full.rows)
+    )
+    return replace(full, header=header, rows=rows, names=2)
 
 
 def _row(task: TaskFidelity) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def show(run: Run, console: Console) -> None:
             for grid in tables.cells(row):
                 _print(grid, console)
     if distances := fidelity.table(run.fidelity):
-        _print(distances, console)
+        _print(fidelity.narrow(distances), console)
     _print(tables.coverage(comparison.arms), console)
 
 

@@ -131,5 +131,8 @@ def test_the_report_says_that_it_is_a_lower_bound(run):
         ("tiny_perplexity", "repeat", "floor"),
     ]
     assert table.rows[1][3:7] == ("0", "0", "0", "100.00 ± 0.00 %")
+    short = report.narrow(table)
+    assert short.header[:3] == ("task", "arm", "mean KLD ± SE")
+    assert [row[2] for row in short.rows] == [row[3] for row in table.rows]
     assert f"{of(run, 'candidate').statistics.kld.value:.2e} ± " in text
     assert "KLD is a lower bound: of the distributions only the top 12 tokens are known" in text
