@@ -10,10 +10,10 @@ from typing import Any
 from sage_eval.errors import SageEvalError
 from sage_eval.probes.serving import gpu, record
 from sage_eval.probes.serving.arms import BenchArm
-from sage_eval.probes.serving.budget import predict
 from sage_eval.probes.serving.client import Worker
 from sage_eval.probes.serving.plan import Plan, vocabulary
 from sage_eval.probes.serving.record import ArmRecord, Block, Cell, Record, Result
+from sage_eval.probes.serving.scaling import predict
 
 MAX_ROUNDS = 200
 WARM_SHARE = 0.2
@@ -119,9 +119,9 @@ class Measurement:
             for name in _rotated(due, rounds):
                 self._guarded(name, partial(self._round, cell=cell, round_=rounds, into=results))
             longest, rounds = max(longest, time.monotonic() - begun), rounds + 1
-        for result in results.values():
-            if not result.seconds and result.warm_up is not None:  # memory alone was asked for
-                result.seconds, result.warm_up = [result.warm_up], None
+        if not self.plan.seconds:  # memory alone was asked for
+            results = {name: Result(seconds=[r.warm_up or 0.0], memory=r.memory) for name, r in results.items()}
+        results = {name: result for name, result in results.items() if result.seconds}
         if not results:
             return
         block = Block(

@@ -106,9 +106,12 @@ class Plan(BaseModel):
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers, sizes aside: with other ones the results of two calls do not compare."""
-        sized = ("max_length", "max_total_tokens", "max_running_requests", "cuda_graph_max_bs_decode")
+        sized = (
+            "max_length", "max_total_tokens", "max_running_requests",
+            "cuda_graph_max_bs_decode", "disable_decode_cuda_graph",
+        )  # fmt: skip
         engine = {name: value for name, value in self.engine_arguments().items() if name not in sized}
-        own = ("packed_tokens", "decode_context", "decode_steps", "seed")
+        own = ("packed_tokens", "decode_context", "decode_steps", "seed", "model_args")
         return {"engine": engine, **{name: getattr(self, name) for name in own}}
 
     def groups(self, sizes: dict[str, Any]) -> list[list[BenchArm]]:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from sage_eval.probes.serving.record import Block, Cell, Record, Result
+from sage_eval.probes.serving.scaling import quadratic_share
 from sage_eval.statistics.estimate import MIN_UNITS
 from sage_eval.statistics.resampling import bootstrap
 
@@ -66,6 +67,10 @@ def summarise(record: Record) -> dict[str, Any]:
             blocks.sort(key=lambda block: record.baseline in block.results)
             if blocks:
                 rows.append(row(_with_baseline(record, blocks[-1], arm), arm, record.baseline))
+    for arm in record.arms:
+        mine = {found["size"]: found for found in rows if found["kind"] == "prefill" and found["arm"] == arm}
+        for size, share in quadratic_share({size: x["seconds"]["p50"] for size, x in mine.items()}).items():
+            mine[size]["quadratic_share"] = share
     return {"rows": rows, "glance": glance(record, rows)}
 
 

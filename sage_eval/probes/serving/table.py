@@ -29,7 +29,10 @@ def render(record: Record) -> str:
 
 def _head(record: Record) -> str:
     device = record.devices[0]["name"] if record.devices else f"{record.host.get('cpu')}, no GPU"
-    shown = {**record.settings["engine"], **{k: v for k, v in record.settings.items() if k != "engine"}}
+    shown = {
+        **record.settings["engine"],
+        **{k: v for k, v in record.settings.items() if k not in ("engine", "model_args")},
+    }
     settings = ", ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
     chunks = {arm.engine.get("chunked_prefill_size") for arm in record.arms.values() if arm.engine}
     versions = ", ".join(f"{name} {record.versions.get(name)}" for name in ("sglang", "torch"))
@@ -57,17 +60,18 @@ def _speed(record: Record, kind: str) -> str:
     if not rows:
         return ""
     title, size, what = TITLES[kind]
+    shares = any("quadratic_share" in row for row in rows)
     lines = [
         f"## {title}\n",
-        f"| {size} | arm | {what}: p50 (p20–p80) | tokens/s | × baseline | rounds |",
-        "|---|---|---|---|---|---|",
+        f"| {size} | arm | {what}: p50 (p20–p80) | tokens/s | × baseline | rounds |" + " quadratic |" * shares,
+        "|---" * (6 + shares) + "|",
     ]
     for row in rows:
         p20, p50, p80 = (f"{row['seconds'][p] * 1e3:,.2f}" for p in ("p20", "p50", "p80"))
         named = f"{row['size']:,}" + (f" × {row['requests']}" if kind == "packed" else "")
         lines.append(
             f"| {named} | `{row['arm']}` | {p50} ({p20}–{p80}) | {row['tokens_per_second']:,.0f} "
-            f"| {_ratio(row['ratio'])} | {row['rounds']} |"
+            f"| {_ratio(row['ratio'])} | {row['rounds']} |" + f" {row.get('quadratic_share', 0):.0%} |" * shares
         )
     skipped = {(b.cell.size, arm): why for b in record.blocks if b.cell.kind == kind for arm, why in b.skipped.items()}
     measured = {(row["size"], row["arm"]) for row in rows}
@@ -155,8 +159,9 @@ def _notes(record: Record) -> str:
         "Decode is from the last sequence's first token to the last token, divided by the steps. The first run of a "
         "cell is a warm-up, except where it is long.",
         "Arms took turns round by round where they have an interval: 95 %, by bootstrap over rounds; marked *, too few "
-        "rounds for that, the least and the greatest ratio of a round. The attention kernel's share of the time is not "
-        "taken here: `sage-eval bench kernels` times it by itself.",
+        "rounds for that, the least and the greatest ratio of a round. "
+        "The quadratic part is the share of the time that grows with the square of the length, from a fit over the "
+        "lengths: about what attention takes. No profiler is run; `sage-eval bench kernels` times the kernels.",
     ]
     states = [state for block in record.blocks for state in (block.gpu_before, block.gpu_after) if state]
     if states:

@@ -8,9 +8,9 @@ import pytest
 from sage_eval.errors import DataError, PrerequisiteError, UsageError
 from sage_eval.probes.serving import record
 from sage_eval.probes.serving.arms import parse_arms
-from sage_eval.probes.serving.budget import predict
 from sage_eval.probes.serving.plan import make_plan
 from sage_eval.probes.serving.record import ArmRecord, Block, Cell, Record, Result
+from sage_eval.probes.serving.scaling import predict, quadratic_share
 from sage_eval.probes.serving.shape import SHAPES, describe, write_shape
 from sage_eval.probes.serving.summary import ratio, summarise
 from sage_eval.probes.serving.table import SAME_CACHE, render
@@ -91,6 +91,19 @@ def test_noise_in_short_prompts_does_not_predict_less_than_was_seen():
     assert predict({128: 0.05, 1024: 0.06}, 4096) == pytest.approx(0.24)
     assert predict({128: 0.05, 1024: 0.04}, 1100) >= 0.04
     assert predict({4096: 1.0}, 1024) is None
+
+
+def test_the_quadratic_share_is_found_again_from_noisy_times():
+    rng = np.random.default_rng(0)
+    parts = lambda n: (0.01, 2e-5 * n, 1e-9 * n * n)  # noqa: E731
+    lengths = (128, 1024, 4096, 8192, 32768, 131072)
+    found = quadratic_share({n: sum(parts(n)) * (1 + 0.01 * rng.standard_normal()) for n in lengths})
+    assert found[131072] == pytest.approx(parts(131072)[2] / sum(parts(131072)), abs=0.02)
+    assert found[128] < 0.01
+
+
+def test_three_lengths_are_too_few_for_a_quadratic_share():
+    assert quadratic_share({1: 1.0, 2: 2.0, 4: 4.0}) == {}
 
 
 def test_what_is_cheap_is_measured_first(plan):
