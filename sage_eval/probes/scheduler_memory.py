@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 KEY = "sage_eval_memory"
-SWITCH = "SGLANG_SAGE_EVAL_MEMORY"
+SWITCH = "SAGE_EVAL_MEMORY_PROBE"
 
 
 def read_and_reset(scheduler: Any) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import select
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from sage_eval import errors
 from sage_eval.errors import EngineError, SageEvalError
 from sage_eval.runs.child import end_group, environment, last_line
 
+START_SECONDS = 600.0
 PATIENCE_SECONDS = 10.0
 
 
@@ -39,6 +41,9 @@ class Worker:
 
     def ready(self) -> tuple[dict[str, Any], float]:
         """What the engine says of itself, and the seconds since this worker was made."""
+        assert self._process.stdout
+        if not select.select([self._process.stdout], [], [], START_SECONDS)[0]:
+            raise EngineError(f"arm {self.name} did not start within {START_SECONDS:.0f} s (its log: {self._log})")
         reply = self._receive()
         return reply, time.perf_counter() - self._started
 

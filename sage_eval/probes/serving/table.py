@@ -172,7 +172,7 @@ def _notes(record: Record) -> str:
         ]
         lines.append("GPU before and after the cells: " + ", ".join(spans) + ".")
     else:
-        lines.append("No NVIDIA GPU: no clocks, power or temperature.")
+        lines.append("No clocks, power or temperature: NVML knows of no GPU here.")
     for name, arm in record.arms.items():
         if arm.coverage:
             total = sum(arm.coverage.values())
