@@ -29,24 +29,29 @@ class Measurement:
         self._end = time.monotonic() + plan.total if plan.total else float("inf")
         self._vocabulary = vocabulary(into.model)
         self._workers: dict[str, Worker] = {}
+        self._covered: dict[str, dict[str, float]] = {}
+        """Of earlier calls: what an engine counts begins with its start."""
 
     def run(self) -> None:
         """Measure what is not in the record yet. Engines are closed however this ends."""
         try:
             for group in self.plan.groups(self.record.model):
-                self._run_group(group)
+                if not self._run_group(group):
+                    break
             for worker in self._workers.values():
                 worker.dismiss()
         finally:
             for name in list(self._workers):
                 self._close(name)
 
-    def _run_group(self, group: list[BenchArm]) -> None:
+    def _run_group(self, group: list[BenchArm]) -> bool:
+        """Measure what these arms lack; False where the time is over."""
         names = [arm.name for arm in group]
         for name in [name for name in self._workers if name not in names]:
+            self._workers[name].dismiss()
             self._close(name)
         if not any(self._todo(cell, names) for cell in self.plan.cells()):
-            return
+            return True
         self._start([arm for arm in group if arm.name not in self._workers])
         for cell in self.plan.cells():
             present = [name for name in names if name in self._workers]
@@ -54,14 +59,14 @@ class Measurement:
             if not todo:
                 continue
             # The baseline runs once more beside an arm that is new: only what ran in turn can be paired.
-            arms = [name for name in present if name in todo or name == self.plan.baseline]
+            beside = {self.plan.baseline} if not self._too_long(self.plan.baseline, cell) else set()
+            arms = [name for name in present if name in {*todo, *beside}]
             if not self._fits(cell, arms):
                 self.say(f"{cell.name} and what follows does not fit into the {self.plan.total:g} s: repeat to go on")
-                return
+                return False
             self._measure(cell, arms)
-        for name in list(self._workers):
-            self._guarded(name, self._note_coverage)
         record.write(self.path, self.record)
+        return True
 
     def _todo(self, cell: Cell, names: Sequence[str]) -> list[str]:
         return [name for name in names if not self.record.done(name, cell) and not self._too_long(name, cell)]
@@ -71,7 +76,8 @@ class Measurement:
         shared = self.plan.engine_arguments()
         for arm in arms:
             known = self.record.arms.get(arm.name)
-            self.record.arms[arm.name] = ArmRecord(arguments=arm.arguments, coverage=known.coverage if known else {})
+            self._covered[arm.name] = known.coverage if known else {}
+            self.record.arms[arm.name] = ArmRecord(arguments=arm.arguments, coverage=self._covered[arm.name])
             order = {"model": str(self.plan.model), "arguments": {**shared, **arm.arguments}}
             self._workers[arm.name] = Worker(arm.name, order, self.path.parent / "logs")
         self.say(f"starting {', '.join(arm.name for arm in arms)}")
@@ -135,6 +141,8 @@ class Measurement:
             gpu_after=gpu.state(),
         )
         self.record.blocks.append(block)
+        for name in arms:
+            self._guarded(name, self._note_coverage)
         record.write(self.path, self.record)
         best = ", ".join(f"{name} {min(result.seconds) * 1e3:,.1f} ms" for name, result in results.items())
         self.say(f"{cell.name}: {best} ({rounds} rounds, {time.monotonic() - started:.1f} s)")
@@ -162,9 +170,9 @@ class Measurement:
         return float(worker.ask("run", vocabulary=self._vocabulary, **command)["seconds"])
 
     def _note_coverage(self, worker: Worker) -> None:
-        kernels = self.record.arms[worker.name].coverage
-        for name, tokens in worker.ask("coverage")["coverage"].items():
-            kernels[name] = round(kernels.get(name, 0) + tokens)
+        earlier, now = self._covered[worker.name], worker.ask("coverage")["coverage"]
+        totals = {kernel: round(earlier.get(kernel, 0) + now.get(kernel, 0)) for kernel in {*earlier, *now}}
+        self.record.arms[worker.name].coverage = dict(sorted(totals.items()))
 
     def _guarded(self, name: str, action: Callable[[Worker], object]) -> None:
         """Do `action` with an arm's worker; an arm that fails is noted and left out from then on, the others go on."""
