@@ -23,8 +23,8 @@ LoadFormat = Annotated[
 ]
 ModelArgs = Annotated[list[str] | None, typer.Option(help="name=value,… for all arms: any argument of SGLang's engine")]
 Total = Annotated[float | None, typer.Option(help="seconds for all, engine starts included; the same command goes on")]
-Longest = Annotated[float, typer.Option(help="skip what would take longer than this many seconds in one run")]
-Output = Annotated[Path | None, typer.Option(help="run folder [default: results/<kind>-<model>]")]
+Longest = Annotated[float, typer.Option(min=0.1, help="skip what would take longer than this many seconds in one run")]
+Output = Annotated[Path | None, typer.Option(help="run folder [default: results/serving-MODEL or memory-MODEL]")]
 Shared = Annotated[bool, typer.Option("--shared-gpu", help="measure although another process is on the GPU")]
 Json = Annotated[bool, typer.Option("--json", help="print the record instead of tables")]
 

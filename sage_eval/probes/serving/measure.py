@@ -52,6 +52,9 @@ class Measurement:
             self._close(name)
         if not any(self._todo(cell, names) for cell in self.plan.cells()):
             return True
+        if time.monotonic() >= self._end:
+            self.say(f"the {self.plan.total:g} s are over: repeat to go on")
+            return False
         self._start([arm for arm in group if arm.name not in self._workers])
         for cell in self.plan.cells():
             present = [name for name in names if name in self._workers]

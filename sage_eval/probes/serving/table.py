@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sage_eval.probes.serving.record import Record
+from sage_eval.probes.serving.record import ArmRecord, Record
 
 TITLES = {
     "prefill": ("Prefill: one prompt, one new token", "input tokens", "time to first token, ms"),
@@ -96,13 +96,16 @@ def _memory(record: Record) -> str:
         return ""
     lines = [
         "## Memory\n",
-        "| arm | weights, MiB | KV cache, MiB | its tokens | bytes a token |",
-        "|---|---|---|---|---|",
+        "| arm | weights, MiB | KV cache, MiB | its tokens | bytes a token | graphs and buffers, MiB |",
+        "|---|---|---|---|---|---|",
     ]
     for name, memory in arms.items():
         tokens = memory["kv_tokens"]
-        each = _per_token(memory)
-        lines.append(f"| `{name}` | {_mib(memory['weights'])} | {_mib(memory['kv_cache'])} | {tokens:,} | {each:,} |")
+        each = _per_token(record.arms[name])
+        known = memory["weights"] + memory["kv_cache"]
+        rest = memory["allocated"] - known if "allocated" in memory else None
+        sizes = f"{_mib(memory['weights'])} | {_mib(memory['kv_cache'])} | {tokens:,} | {each:,} | {_mib(rest)}"
+        lines.append(f"| `{name}` | {sizes} |")
     peaks = _peaks(record)
     if peaks:
         device = any("peak_allocated" in row for row in peaks)
@@ -120,14 +123,14 @@ def _memory(record: Record) -> str:
             lines.append(
                 "\nWithout a GPU these are resident bytes of the scheduler process, which hold more than tensors."
             )
-    if len(arms) > 1 and len({_per_token(memory) for memory in arms.values()}) == 1:
+    if len(arms) > 1 and len({_per_token(record.arms[name]) for name in arms}) == 1:
         lines.append("\n" + SAME_CACHE)
     return "\n".join(lines)
 
 
-def _per_token(memory: dict[str, int]) -> int:
+def _per_token(arm: ArmRecord) -> int:
     # The pool has a page more than it counts, which padding writes to.
-    return round(memory["kv_cache"] / (memory["kv_tokens"] + 1))
+    return round(arm.memory["kv_cache"] / (arm.memory["kv_tokens"] + int(arm.engine.get("page_size") or 1)))
 
 
 def _peaks(record: Record) -> list[dict[str, Any]]:

@@ -52,9 +52,9 @@ def _open(order: dict[str, Any]) -> Arm:
 
 def _introduction(arm: Arm) -> dict[str, Any]:
     info = arm.info()
+    # SGLang's own `memory_usage` is left out: it is free memory before minus after, which others change meanwhile.
     engine = {name: info[name] for name in _TOLD if info.get(name) is not None}
-    state = info["internal_states"][0]
-    return {"engine": engine | {"memory_usage_gb": state.get("memory_usage")}, "memory": state.get(KEY, {})}
+    return {"engine": engine, "memory": info["internal_states"][0].get(KEY, {})}
 
 
 def _obey(arm: Arm, command: dict[str, Any]) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def test_the_table_shows_each_cell_and_what_was_left_out(measured):
     assert "| 8 | `sage_attn+fa3` | 20.00 (20.00–20.00) | 400 | 0.800" in text
     assert "`triton` at 8,192: not measured, one run would take about 40 s" in text
     assert "small (1k) 2.00 ×, medium (8k) 1.25 ×, large (32k) 1.50 ×" in text
-    assert "| `fa3` | 16.0 | 2.0 | 1,000 | 2,048 |" in text
+    assert "| `fa3` | 16.0 | 2.0 | 1,000 | 2,048 | – |" in text
     assert SAME_CACHE in text
 
 
