@@ -22,9 +22,17 @@ Say = Callable[[str], None]
 
 
 class Measurement:
-    """Works through a plan and keeps `path` up to date. `say` is told of progress, one line at a time."""
+    """Works through a plan and keeps `path` up to date. `say` is told of progress; `start` begins an arm's process."""
 
-    def __init__(self, plan: Plan, into: Record, path: Path, say: Say) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        into: Record,
+        path: Path,
+        say: Say,
+        start: Callable[[str, dict[str, Any], Path], Worker] = Worker,
+    ) -> None:
+        self._begin = start
         self.plan, self.record, self.path, self.say = plan, into, path, say
         self._end = time.monotonic() + plan.total if plan.total else float("inf")
         self._vocabulary = vocabulary(into.model)
@@ -82,7 +90,7 @@ class Measurement:
             self._covered[arm.name] = known.coverage if known else {}
             self.record.arms[arm.name] = ArmRecord(arguments=arm.arguments, coverage=self._covered[arm.name])
             order = {"model": str(self.plan.model), "arguments": {**shared, **arm.arguments}}
-            self._workers[arm.name] = Worker(arm.name, order, self.path.parent / "logs")
+            self._workers[arm.name] = self._begin(arm.name, order, self.path.parent / "logs")
         self.say(f"starting {', '.join(arm.name for arm in arms)}")
         for arm in arms:
             self._guarded(arm.name, self._introduce)
