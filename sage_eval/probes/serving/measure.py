@@ -30,7 +30,7 @@ class Measurement:
         into: Record,
         path: Path,
         say: Say,
-        start: Callable[[str, dict[str, Any], Path], Worker] = Worker,
+        start: Callable[..., Worker] = Worker,
     ) -> None:
         self._begin = start
         self.plan, self.record, self.path, self.say = plan, into, path, say
@@ -109,10 +109,9 @@ class Measurement:
 
     def _warm_up(self, worker: Worker) -> None:
         """Every path once: a short prompt, one of several chunks (new tokens after a prefix), a few steps of decode."""
-        chunk = int(self.record.arms[worker.name].engine.get("chunked_prefill_size") or 0)
-        longest = max(self.plan.lengths, default=self.plan.decode_context)
-        lengths = {min(self.plan.lengths, default=self.plan.decode_context), min(longest, max(chunk, 1024) * 5 // 2)}
-        for length in sorted(lengths):
+        chunk = max(1024, int(self.record.arms[worker.name].engine.get("chunked_prefill_size") or 0))
+        lengths = self.plan.lengths or (self.plan.decode_context,)
+        for length in sorted({min(*lengths, chunk), min(max(lengths), chunk * 5 // 2)}):
             self._ask(worker, seed=0, requests=1, length=length, new_tokens=1)
         if self.plan.batches:
             self._ask(worker, seed=0, requests=1, length=self.plan.decode_context, new_tokens=self.plan.decode_steps)
