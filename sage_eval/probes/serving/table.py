@@ -28,7 +28,9 @@ def render(record: Record) -> str:
 
 
 def _head(record: Record) -> str:
-    device = record.devices[0]["name"] if record.devices else f"{record.host.get('cpu')}, no GPU"
+    hidden = any("allocated" in arm.memory for arm in record.arms.values())
+    device = "a GPU that NVML does not show" if hidden else f"{record.host.get('cpu')}, no GPU"
+    device = record.devices[0]["name"] if record.devices else device
     shown = {
         **record.settings["engine"],
         **{k: v for k, v in record.settings.items() if k not in ("engine", "model_args")},
