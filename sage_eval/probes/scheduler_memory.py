@@ -21,7 +21,7 @@ def read_and_reset(scheduler: Any) -> dict[str, int]:
 
     model = scheduler.tp_worker.model_runner.model
     pool = scheduler.token_to_kv_pool_allocator.get_kvcache()
-    tensors = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
+    tensors = {tensor.data_ptr(): tensor for tensor in model.parameters()}  # tied ones once
     found = {
         "weights": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
         "kv_cache": int(sum(pool.get_kv_size_bytes())),

@@ -1,6 +1,7 @@
 """Ratios, prediction, plans, the record and its table: pure functions, no engine."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,3 +237,10 @@ def test_transient_memory_is_the_peak_above_rest_and_shown_beside_the_baselines(
     measured.blocks[0].results[BASE].memory = {"before_allocated": 100 << 20, "peak_allocated": 110 << 20}
     measured.blocks[0].results[FAST].memory = {"before_allocated": 200 << 20, "peak_allocated": 213 << 20}
     assert "| 1,024 | `sage_attn+fa3` | 213.0 | – | 13.0 | +3.0 |" in render(measured)
+
+
+def test_a_record_of_an_earlier_version_is_read_and_shown():
+    stored = record.read(Path(__file__).parent / "stored" / "schema_1.json")
+    assert len(stored.blocks) == 4
+    assert stored.summary["rows"] == summarise(stored)["rows"]
+    assert "| 256 | `sage_attn` |" in render(stored)
