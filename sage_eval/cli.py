@@ -16,6 +16,7 @@ from sage_eval import __version__
 from sage_eval.attention.settings import AttentionSettings
 from sage_eval.config import RunConfig
 from sage_eval.errors import PrerequisiteError, SageEvalError
+from sage_eval.probes.serving.command import memory, serving, show
 
 EPILOG = """Examples:\n
 \n
@@ -132,6 +133,8 @@ def report(
     json: Json = False,
 ) -> None:
     """Make comparison.json and report.md of a run folder again and print them; no engine is needed."""
+    if (run / "serving.json").exists() or (run / "memory.json").exists():
+        return show(run, json=json)
     from sage_eval.runs import compare as runs
     from sage_eval.runs import load
 
@@ -201,6 +204,10 @@ def kernels(
     from sage_eval.probes.bench_kernels import measure, split
 
     measure(out, split(columns, ","), split(cases, ";"), rounds)
+
+
+bench.command()(serving)
+bench.command()(memory)
 
 
 @app.command()

@@ -307,3 +307,22 @@ def test_prepare_copies_pins_and_says_how_to_go_on(call, wordy, tmp_path):
     assert f"{len(manifest['files'])} files" in out
     assert (tmp_path / "data" / "models" / model.name / "config.json").is_file()
     assert f"HF_HUB_OFFLINE=1 sage-eval compare {tmp_path / 'data' / 'models' / model.name}" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "a model or --shape"),
+        (["MODEL", "--shape", "llama-3.1-8b"], "a model or --shape"),
+        (["--shape", "llama-9b"], "known: llama-3.1-8b"),
+        (["reference_model", "--arms", "triton:variant=exact"], "setting of sage_attn"),
+        (["reference_model", "--lengths", "1k"], "whole numbers"),
+        (["reference_model", "--model-args", "dtype"], "name=value"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serving", "memory"])
+def test_a_bench_that_cannot_be_is_refused_before_an_engine_starts(call, tmp_path, command, arguments, message):
+    code, out, err = call("bench", command, *arguments, "--output", tmp_path / "bench")
+    assert (code, out) == (2, "")
+    assert message in one_line(err)
+    assert not (tmp_path / "bench" / "logs").exists()
