@@ -30,6 +30,7 @@ from sage_eval.runs.spec import ArmSpec
 SCHEMA_VERSION = 1
 MANIFEST, COMPARISON, PROMPTS, REPORT = "manifest.json", "comparison.json", "prompts.jsonl.zst", "report.md"
 FIDELITY = "fidelity.json"
+HTML, FIGURES = "report.html", "figures"
 SPEC, LOG, RESULTS, SAMPLES, ARM, ERROR = (
     "spec.json", "log.txt", "results.json", "samples.jsonl.zst", "arm.json", "error.json"
 )  # fmt: skip
