@@ -30,7 +30,7 @@ DARK_INK = "#e6e9ed"
 MARKERS = {"baseline": "o", "candidate": "o", "floor": "D", "control": "s", "stress": "^"}
 LINES = {"baseline": ("-",), "candidate": ("-",), "floor": ("--", ":"), "control": ("-.", (0, (1, 1))), "stress": ("-",)}
 
-WIDTH = 5.7
+WIDTH = 5.1
 """Inches, at 72 units each: narrow enough that 9 units of text can be read on a phone."""
 POINTS = 9.0
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
