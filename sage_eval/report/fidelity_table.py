@@ -15,13 +15,14 @@ def tables(record: FidelityRecord) -> Iterator[Table]:
     """One table a task: each value ± SE, in the units that the line names."""
     for task in dict.fromkeys(entry.task for entry in record.tasks):
         arms = [entry for entry in record.tasks if entry.task == task]
-        rows = [(name, *(_value(get(arm.statistics), scale, form) for arm in arms)) for name, get, scale, form in _lines()]
-        counts = "; ".join(
-            f"{arm.arm}: {arm.statistics.positions:,} token positions in {arm.statistics.documents:,} documents, "
-            f"{arm.statistics.note}"
-            for arm in arms
-        )
-        notes = ["± is one standard error, clustered by document", counts]
+        rows = [
+            (name, *(_value(get(arm.statistics), scale, form) for arm in arms)) for name, get, scale, form in _lines()
+        ]
+        counts: dict[str, list[str]] = {}
+        for arm in arms:
+            size = f"{arm.statistics.positions:,} token positions in {arm.statistics.documents:,} documents"
+            counts.setdefault(f"{size}; KLD: {arm.statistics.note}", []).append(arm.arm)
+        notes = ["± is one standard error, clustered by document", *(f"{', '.join(n)}: {t}" for t, n in counts.items())]
         header = (f"against {record.baseline}", *(arm.arm for arm in arms))
         yield Table(f"{task}: next-token distributions", header, rows, notes, names=1)
 

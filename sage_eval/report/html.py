@@ -112,6 +112,4 @@ def _marks(text: str) -> "Markup":
     done = str(escape(text))
     for pattern, tag in _MARKS:
         done = re.sub(pattern, rf"<{tag}>\1</{tag}>", done)
-    return Markup(done)  # noqa: S704 - escaped above
-
-
+    return Markup(done)

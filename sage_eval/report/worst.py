@@ -100,7 +100,9 @@ def _item(run: Run, task: str, loss: tuple[float, float], both: Pair) -> Item:
         what = "right in the baseline, wrong in the candidate"
     else:
         what = f"same score; {nats:.3g} nats of the right answer lost"
-    return Item(task, base.doc_id, nats or lost, not kind and lost > 0, what, _prompt(prompt), list(_answers(prompt, both)))
+    return Item(
+        task, base.doc_id, nats or lost, not kind and lost > 0, what, _prompt(prompt), list(_answers(prompt, both))
+    )
 
 
 def _answers(prompt: Mapping[str, Any], both: Pair) -> Iterator[Answer]:
@@ -122,7 +124,7 @@ def _answers(prompt: Mapping[str, Any], both: Pair) -> Iterator[Answer]:
 
 def _choices(prompt: Mapping[str, Any], count: int) -> list[str]:
     requests: Sequence[Sequence[Any]] = prompt.get("requests") or []
-    texts = [_cut(request[-1]) for request in requests if request]
+    texts = [_cut(request[-1]).strip() for request in requests if request]
     return texts if len(texts) == count else [f"choice {i + 1}" for i in range(count)]
 
 

@@ -10,6 +10,7 @@
     comparison.json            paired statistics
     fidelity.json              KLD and its company, where top-k log-probabilities were taken
     report.md                  the table
+    report.html, figures/*.svg   the same with figures: one page that needs nothing else, and its figures one by one
 
 Every file carries `schema_version`; `load` reads all versions ever written.
 """

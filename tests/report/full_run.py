@@ -1,7 +1,7 @@
-"""A run folder with everything that a report can show, made without an engine: every number is computed from its items.
+"""A run folder with everything that a report can show, made without an engine: its numbers are computed from items.
 
-Three kinds of task (multiple choice in subjects, a text's likelihood, retrieval in cells) and all roles of arms. An arm's
-damage d adds noise of d nats to each likelihood, and loses the share d/4 of the needles.
+Three kinds of task (multiple choice in subjects, a text's likelihood, retrieval in cells) and all roles of arms. An
+arm's damage d adds noise of d nats to each likelihood, and loses the share d/4 of the needles.
 """
 
 import json
@@ -20,9 +20,15 @@ from sage_eval.statistics.fidelity import fidelity
 from sage_eval.statistics.paired import paired_difference
 
 ARMS = {
-    "baseline": ("baseline", 0.0), "candidate": ("candidate", 0.02), "repeat": ("floor", 0.0), "exact": ("floor", 0.004),
-    "control": ("control", 0.6), "stress-4": ("stress", 0.01), "stress-16": ("stress", 0.1), "stress-64": ("stress", 0.9),
-}  # fmt: skip
+    "baseline": ("baseline", 0.0),
+    "candidate": ("candidate", 0.02),
+    "repeat": ("floor", 0.0),
+    "exact": ("floor", 0.004),
+    "control": ("control", 0.6),
+    "stress-4": ("stress", 0.01),
+    "stress-16": ("stress", 0.1),
+    "stress-64": ("stress", 0.9),
+}
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)> $\\frac{1}{0}$ & {{ 7 * 7 }} https://example.org"
 STORED = Path(__file__).parents[1] / "runs" / "stored" / "schema_1_calibrated"
 EDGES = [10 ** (exponent / 4) for exponent in range(-32, 9)]
@@ -30,7 +36,7 @@ EDGES = [10 ** (exponent / 4) for exponent in range(-32, 9)]
 
 def build(folder: Path, subjects: int = 6, items: int = 40, documents: int = 40) -> Run:
     """Write the folder and summarise it as `sage-eval report` does."""
-    names = [f"tiny_mmlu_{['history', 'law', 'anatomy'][i % 3]}_{i}" for i in range(subjects)]
+    names = [f"tiny_mmlu_{['history', '$law_&_<i>$', 'anatomy'][i % 3]}_{i}" for i in range(subjects)]
     prompts: dict[str, dict] = {}
     for arm, (role, damage) in ARMS.items():
         samples = [*_choices(names, items, damage, arm, prompts), *_texts(documents, damage, arm, prompts),
@@ -55,7 +61,7 @@ def _choices(names, items, damage, arm, prompts):
         logits = rng.normal(size=(items, 4))
         logits[np.arange(items), np.arange(items) % 4] += 1.5
         for i in range(items):
-            text = f"{HOSTILE if i == 0 else ''} Which letter is number {i} of {task}?\nAnswer:"
+            text = f"{HOSTILE} Which letter is number {i} of {task}?\nAnswer:"
             line = {"task": task, "doc_id": i, "context": text, "requests": [[" A"], [" B"], [" C"], [" D"]]}
             logprobs = log_softmax(logits[i] + noise[t, i]).round(5).tolist()
             acc = float(np.argmax(logprobs) == i % 4)
@@ -78,7 +84,12 @@ def _needles(damage, arm, prompts):
         length, depth = 512 << (i % 4), (i // 4 % 5) / 4
         missed = rng.random() < (0.4 if length == 4096 and depth == 0.5 else 0.02)
         found = not missed and rng.random() >= damage / 4
-        line = {"task": "tiny_needle", "doc_id": i, "context": f"Find {i}." + " hay" * 800, "requests": [[{"until": []}]]}
+        line = {
+            "task": "tiny_needle",
+            "doc_id": i,
+            "context": f"Find {i}." + " hay" * 800,
+            "requests": [[{"until": []}]],
+        }
         cell = {"family": "single", "length": length, "depth": depth}
         answer = {"generated": [str(i) if found else "lost"], "target": str(i), "cell": cell}
         yield _sample(prompts, line, metrics={"acc": float(found)}, **answer)
@@ -135,7 +146,8 @@ def _fidelity() -> FidelityRecord:
         ]  # fmt: skip
         tasks.append(
             TaskFidelity(
-                task="tiny_text", arm=arm, role=role, k=vocabulary, statistics=fidelity(distributions, *scores, document),
+                task="tiny_text", arm=arm, role=role, k=vocabulary,
+                statistics=fidelity(distributions, *scores, document),
                 kld_histogram=Histogram(edges=EDGES, counts=counts, below=n - sum(counts)), by_position=bins,
             )
         )  # fmt: skip

@@ -51,7 +51,9 @@ def curves(comparison: Comparison) -> list[Curve]:
             for row in pair.tasks
             if (row.task, row.metric) == (task.task, task.metric)
         }
-        candidate = next((rows[p.candidate] for p in comparison.pairs if p.role == "candidate" and p.candidate in rows), None)
+        candidate = next(
+            (rows[p.candidate] for p in comparison.pairs if p.role == "candidate" and p.candidate in rows), None
+        )
         effects = {dose: rows[name].difference for name, dose in doses.items() if name in rows}
         if candidate and effects:
             found.append(Curve(task, candidate.higher_is_better, candidate.difference, effects))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from sage_eval.report.figures.style import LIGHT, MARKERS, Drawing, canvas, dashes, file_name, log_label
+from sage_eval.report.figures.style import LIGHT, MARKERS, POINTS, Drawing, canvas, dashes, file_name, log_label
 from sage_eval.runs.fidelity import FidelityRecord, TaskFidelity
 from sage_eval.runs.folder import Run
 
@@ -19,13 +19,15 @@ def figures(run: Run) -> Iterator[Drawing]:
     if record is None:
         return
     for task in dict.fromkeys(entry.task for entry in record.tasks):
-        arms = [entry for entry in record.tasks if entry.task == task]
+        # Stress is a matter of dose, which is shown elsewhere.
+        arms = [entry for entry in record.tasks if entry.task == task and entry.role != "stress"]
         yield from _divergence(task, arms)
         yield from _position(task, arms)
 
 
 def _divergence(task: str, arms: Sequence[TaskFidelity]) -> Iterator[Drawing]:
-    arms = [arm for arm in arms if sum(arm.kld_histogram.counts)]
+    silent = [arm.arm for arm in arms if not sum(arm.kld_histogram.counts)]
+    arms = [arm for arm in arms if arm.arm not in silent]
     if not arms:
         return
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -55,11 +57,12 @@ def _divergence(task: str, arms: Sequence[TaskFidelity]) -> Iterator[Drawing]:
     ax.set_title(f"KL divergence of the next token: {task}", fontweight="bold")
     ax.set_xlabel("KLD against the baseline, nats")
     ax.set_ylabel("token positions, %")
-    figure.legend(loc="outside lower left", ncols=1)
+    figure.legend(loc="outside lower left", ncols=2)
+    below = f" All positions of {', '.join(silent)} are below the axis." if silent else ""
     means = "; ".join(f"{arm.arm} {arm.statistics.kld.value:.3g} nats" for arm in arms)
     yield Drawing(
         file_name("kld", task), f"Distribution of KLD: {task}",
-        f"Share of token positions by KLD against the baseline, logarithmic axis. Means: {means}.", figure,
+        f"Share of token positions by KLD against the baseline, logarithmic axis. Means: {means}.{below}", figure,
     )  # fmt: skip
 
 
@@ -70,7 +73,7 @@ def _position(task: str, arms: Sequence[TaskFidelity]) -> Iterator[Drawing]:
         group
         for group in (
             [arm for arm in arms if arm.role in ("candidate", "floor")],
-            [arm for arm in arms if arm.role in ("control", "stress")],
+            [arm for arm in arms if arm.role == "control"],
         )
         if group
     ]
@@ -80,7 +83,7 @@ def _position(task: str, arms: Sequence[TaskFidelity]) -> Iterator[Drawing]:
     for ax, group in zip(axes, panels, strict=True):
         _curves(ax, group)
         ax.set_ylabel("NLL difference,\nnats a token")
-    axes[0].set_title(f"Loss by position: {task}", fontweight="bold")
+    figure.suptitle(f"Loss by position: {task}", fontweight="bold", x=0.02, ha="left", fontsize=POINTS)
     axes[-1].set_xlabel("tokens of context (bins)")
     yield Drawing(
         file_name("position", task), f"NLL difference by position: {task}",
@@ -108,7 +111,7 @@ def _curves(ax: "Axes", arms: Sequence[TaskFidelity]) -> None:
     step = -(-len(edges) // TICKS)
     ax.set_xticks(range(0, len(edges), step), edges[::step])
     ax.set_xlim(0, len(bins))
-    ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.1).set_in_layout(True)
+    ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
 
 
 def _lines(arms: Sequence[TaskFidelity]) -> Iterator[tuple[TaskFidelity, object]]:

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from sage_eval.report.figures.style import LIGHT, Drawing, canvas, file_name
+from sage_eval.report.figures.style import LIGHT, POINTS, Drawing, canvas, file_name
 from sage_eval.runs.comparison import Cell, Comparison
 from sage_eval.runs.folder import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STRONGEST = 0.6
+STRONGEST = 0.5
 """Opacity of the strongest colour: the number in the cell stays readable on light and on dark."""
 
 
@@ -48,7 +48,7 @@ def _draw(task: str, family: str, cells: Sequence[Cell]) -> Drawing:
         ax.set_title(title)
     axes[1].set_ylabel("length, tokens")
     axes[-1].set_xlabel("depth of the needle, %")
-    figure.suptitle(f"{task}: {family}", fontweight="bold", x=0.02, ha="left", fontsize=9)
+    figure.suptitle(f"{task}: {family}", fontweight="bold", x=0.02, ha="left", fontsize=POINTS)
     return Drawing(
         file_name("retrieval", task, family),
         f"Retrieval, {task}: {family}",

@@ -7,6 +7,8 @@ to a contrast of 4.5 on white), and each role has its own marker and line as wel
 """
 
 import contextlib
+import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,11 +30,17 @@ DARK: Final = {
 }  # fmt: skip
 DARK_INK = "#e6e9ed"
 MARKERS = {"baseline": "o", "candidate": "o", "floor": "D", "control": "s", "stress": "^"}
-LINES = {"baseline": ("-",), "candidate": ("-",), "floor": ("--", ":"), "control": ("-.", (0, (1, 1))), "stress": ("-",)}
+LINES = {
+    "baseline": ("-",),
+    "candidate": ("-",),
+    "floor": ("--", ":"),
+    "control": ("-.", (0, (1, 1))),
+    "stress": ("-",),
+}
 
 WIDTH = 5.1
-"""Inches, at 72 units each: narrow enough that 9 units of text can be read on a phone."""
-POINTS = 9.0
+"""Inches, at 72 units each: narrow enough that such text can be read on a phone."""
+POINTS = 9.5
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -74,22 +82,21 @@ def variables(selector: str) -> str:
 
 @contextlib.contextmanager
 def theme() -> Iterator[None]:
-    """matplotlib's settings while figures are made and saved, whatever the user's own are."""
+    """Settings of matplotlib while figures are made and saved, whatever the user's own are."""
     import matplotlib as mpl
 
-    settings: dict[str, Any] = {
-        "svg.fonttype": "none", "svg.hashsalt": "sage-eval", "text.parse_math": False,
-        "font.family": "DejaVu Sans", "font.size": POINTS, "axes.titlesize": POINTS, "axes.labelsize": POINTS,
-        "xtick.labelsize": POINTS - 1, "ytick.labelsize": POINTS - 1, "legend.fontsize": POINTS - 1,
-        "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK, "xtick.color": LIGHT["muted"], "ytick.color": LIGHT["muted"],
-        "axes.edgecolor": LIGHT["muted"], "grid.color": LIGHT["grid"], "axes.facecolor": "none",
-        "figure.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.axisbelow": True,
-    }  # fmt: skip
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(settings)
+        mpl.rcParams.update({
+            "svg.fonttype": "none", "svg.hashsalt": "sage-eval", "text.parse_math": False,
+            "font.family": "DejaVu Sans", "font.size": POINTS, "axes.titlesize": POINTS, "axes.labelsize": POINTS,
+            "xtick.labelsize": POINTS - 1, "ytick.labelsize": POINTS - 1, "legend.fontsize": POINTS - 1,
+            "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.labelcolor": INK,
+            "ytick.labelcolor": INK, "xtick.color": LIGHT["muted"], "ytick.color": LIGHT["muted"],
+            "axes.edgecolor": LIGHT["muted"], "grid.color": LIGHT["grid"], "axes.facecolor": "none",
+            "figure.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
+            "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.axisbelow": True,
+        })  # fmt: skip
         yield
 
 
@@ -104,8 +111,10 @@ def canvas(height: float, rows: int = 1, columns: int = 1, **options: Any) -> "t
 
 def log_label(value: float, _position: int | None = None) -> str:
     """A power of ten as text: axes in mathematical notation would need a TeX parser in the browser."""
-    exponent = round(_log10(value)) if value > 0 else 0
-    return f"10{str(exponent).translate(_SUPERSCRIPT)}" if value > 0 and abs(_log10(value) - exponent) < 1e-9 else ""
+    if value <= 0:
+        return ""
+    exponent = math.log10(value)
+    return f"10{str(round(exponent)).translate(_SUPERSCRIPT)}" if abs(exponent - round(exponent)) < 1e-9 else ""
 
 
 def file_name(*parts: str) -> str:
@@ -121,8 +130,6 @@ def dashes(role: str, index: int) -> Any:
 
 def to_svg(drawing: Drawing) -> Svg:
     """Save as SVG, byte for byte the same every time; ids begin with the name, so that a page can hold many."""
-    import io
-
     buffer = io.BytesIO()
     drawing.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     for prefix, uri in (("", _SVG), ("xlink", _XLINK)):
@@ -176,9 +183,3 @@ def _follow(element: ElementTree.Element) -> None:
         if value := element.get(key):
             short = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), value)
             element.set(key, " ".join(short.split()))
-
-
-def _log10(value: float) -> float:
-    import math
-
-    return math.log10(value)

@@ -1,6 +1,5 @@
 """Accuracy subject by subject: both arms, and the difference with its interval."""
 
-import os.path
 from collections.abc import Iterator
 
 from sage_eval.report.figures.style import LIGHT, Drawing, canvas
@@ -26,8 +25,10 @@ def figures(run: Run) -> Iterator[Drawing]:
 
 def _draw(rows: list[TaskComparison]) -> Drawing:
     figure, [left, right] = canvas(0.175 * len(rows) + 1.1, 1, 2, sharey=True, width_ratios=(1, 1.15))
-    prefix = os.path.commonprefix([row.task for row in rows]).rpartition("_")
-    names = [row.task.removeprefix(prefix[0] + prefix[1]).replace("_", " ") for row in rows]
+    words = [row.task.split("_") for row in rows]
+    shortest = min(map(len, words)) - 1
+    common = next((i for i in range(shortest) if len({w[i] for w in words}) > 1), shortest)
+    names = [" ".join(w[common:]) for w in words]
     for chance in {row.chance for row in rows}:
         left.axvline(100 * (chance or 0), color=LIGHT["muted"], linestyle=":", linewidth=1, label="chance")
     y = range(len(rows))
