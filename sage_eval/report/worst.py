@@ -27,7 +27,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Item:
-    """An item with its loss; `loss` is sorted by, `lost` says that the baseline was right and the candidate wrong."""
+    """An item with its loss in nats, or in its metric where there are none; `lost`: the candidate's score is lower."""
 
     task: str
     doc_id: int
@@ -38,23 +38,40 @@ class Item:
     answers: list[Answer]
 
 
+@dataclass(frozen=True)
+class _Loss:
+    """What a pair of answers lost of its metric (0 or less: nothing), and in nats."""
+
+    task: str
+    metric: str
+    both: Pair
+    lost: float
+    nats: float
+
+    @property
+    def rank(self) -> tuple[float, float, str, int]:
+        return -self.lost, -self.nats, self.task, self.both[0].doc_id
+
+
 def worst(run: Run, most: int = 20) -> list[Item]:
     """At most `most` items, the worst of each asked task in turn: losses of different metrics have no common unit."""
     comparison: Comparison = run.comparison
     pairs = next(p for p in comparison.pairs if p.role == "candidate")
-    items = pair(run.arms[pairs.baseline], run.arms[pairs.candidate])
     margins: Mapping[str, float] = run.manifest.arguments.get("margin") or {}
-    metrics = {row.task: row for row in judged_rows(pairs, margins)}
-    queues: dict[str, list[tuple[tuple[float, float], str, Pair]]] = {}
-    for task, found in items.items():
-        row = metrics.get(_judged(task, pairs, metrics))
-        if row is not None:
-            name = row.metric.partition(",")[0]
-            scored = [(_loss(both, name, row), task, both) for both in found if name in both[0].metrics]
-            queues.setdefault(row.task, []).extend(entry for entry in scored if max(entry[0]) > 0)
-    ranked = [sorted(queue, key=lambda e: (-e[0][0], -e[0][1], e[1], e[2][0].doc_id)) for queue in queues.values()]
+    rows = {row.task: row for row in judged_rows(pairs, margins)}
+    queues: dict[str, list[_Loss]] = {}
+    for task, items in pair(run.arms[pairs.baseline], run.arms[pairs.candidate]).items():
+        if row := rows.get(_judged(task, pairs, rows)):
+            losses = [_loss(task, both, row) for both in items if _has(both[0], row.metric)]
+            queues.setdefault(row.task, []).extend(loss for loss in losses if loss.lost > 0 or loss.nats > 0)
+    ranked = [sorted(queue, key=lambda loss: loss.rank) for queue in queues.values()]
     chosen = [queue[rank] for rank in range(max(map(len, ranked), default=0)) for queue in ranked if rank < len(queue)]
-    return [_item(run, task, loss, both) for loss, task, both in chosen[:most]]
+    return [_item(run, loss) for loss in chosen[:most]]
+
+
+def _has(sample: Sample, metric: str) -> bool:
+    name, _, chosen = metric.partition(",")
+    return name in sample.metrics and sample.filter == (chosen or "none")
 
 
 def _judged(task: str, pairs: ArmPair, metrics: Mapping[str, TaskComparison]) -> str:
@@ -66,19 +83,18 @@ def _judged(task: str, pairs: ArmPair, metrics: Mapping[str, TaskComparison]) ->
     return name or ""
 
 
-def _loss(both: Pair, metric: str, row: TaskComparison) -> tuple[float, float]:
-    """How much of the metric was lost, and how many nats of the right answer's log-probability."""
+def _loss(task: str, both: Pair, row: TaskComparison) -> _Loss:
+    metric = row.metric.partition(",")[0]
     base, cand = (sample.metrics[metric] for sample in both)
     if isinstance(base, tuple) and isinstance(cand, tuple):
-        loss = (base[0] - cand[0]) / max(base[1], 1)
-        return loss, loss
+        return _Loss(task, metric, both, 0.0, (base[0] - cand[0]) / max(base[1], 1))
     if isinstance(base, tuple) or isinstance(cand, tuple):
-        return 0.0, 0.0
+        return _Loss(task, metric, both, 0.0, 0.0)
     lost = (base - cand) * (1 if row.higher_is_better else -1)
-    sure = [_sure(sample) for sample in both]
-    nats = 0.0 if None in sure else float(sure[0] or 0.0) - float(sure[1] or 0.0)
-    # A right answer gained is no loss, even if it was closer before.
-    return lost, nats if lost >= 0 else 0.0
+    before, after = map(_sure, both)
+    # A right answer gained is no loss, even if its lead is smaller.
+    nats = 0.0 if before is None or after is None or lost < 0 else before - after
+    return _Loss(task, metric, both, lost, nats)
 
 
 def _sure(sample: Sample) -> float | None:
@@ -89,20 +105,18 @@ def _sure(sample: Sample) -> float | None:
     return sample.logprobs[sample.target] - top - math.log(math.fsum(math.exp(x - top) for x in sample.logprobs))
 
 
-def _item(run: Run, task: str, loss: tuple[float, float], both: Pair) -> Item:
-    base, _ = both
+def _item(run: Run, loss: _Loss) -> Item:
+    base, _ = loss.both
     prompt = run.prompts.get(base.prompt, {})
-    lost, nats = loss
-    kind = any(isinstance(value, tuple) for value in base.metrics.values())
-    if kind:
-        what = f"{nats:.3g} nats a unit of text lost"
-    elif lost > 0:
-        what = "right in the baseline, wrong in the candidate"
+    if isinstance(base.metrics[loss.metric], tuple):
+        unit = loss.metric.partition("_")[0]
+        what = f"{loss.nats:.3g} nats a {unit if unit in ('word', 'byte', 'token') else 'unit'} lost"
+    elif loss.lost > 0:
+        what = "right in the baseline, wrong in the candidate" if loss.lost == 1 else f"{loss.lost:.3g} lost"
     else:
-        what = f"same score; {nats:.3g} nats of the right answer lost"
-    return Item(
-        task, base.doc_id, nats or lost, not kind and lost > 0, what, _prompt(prompt), list(_answers(prompt, both))
-    )
+        what = f"same score; {loss.nats:.3g} nats of the right answer lost"
+    answers = list(_answers(prompt, loss.both))
+    return Item(loss.task, base.doc_id, loss.nats or loss.lost, loss.lost > 0, what, _prompt(prompt), answers)
 
 
 def _answers(prompt: Mapping[str, Any], both: Pair) -> Iterator[Answer]:
