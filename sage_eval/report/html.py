@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sage_eval.errors import PrerequisiteError
 from sage_eval.report import fidelity_table, markdown, tables, verdict
 from sage_eval.report.worst import worst
 from sage_eval.runs import folder as layout
@@ -23,6 +24,21 @@ if TYPE_CHECKING:
 
 SIGNS = {"equivalent": "≈", "worse": "▼", "better": "▲", "inconclusive": "?", "not established": "–"}
 """A sign beside each verdict, as colour alone would not reach everyone."""
+SECTIONS = {
+    "verdict": "Verdict",
+    "differences": "Differences to the baseline",
+    "scores": "Scores",
+    "subjects": "Subjects",
+    "retrieval": "Retrieval by length and depth",
+    "fidelity": "Next-token distributions",
+    "dose": "Dose and response",
+    "worst": "Worst items",
+    "coverage": "Coverage",
+    "reading": "How to read this",
+    "manifest": "What was run",
+    "repeat": "Repeat it",
+}
+"""In the page's order."""
 _MARKS = ((r"\*\*(.+?)\*\*", "strong"), (r"\*([^\s*](?:[^*]*[^\s*])?)\*", "em"), (r"`(.+?)`", "code"))
 
 
@@ -50,8 +66,15 @@ def render(run: Run) -> Page:
     )
     environment.filters["marks"] = _marks
     figures = draw(run)
+    content = _content(run)
+    lines = content["headline"] or content["gates"]
+    filled = {**figures, "verdict": lines, "fidelity": content["fidelity"], "worst": content["worst"]}
     text = environment.get_template("report.html").render(
-        **_content(run), figures=figures, colours=variables(":root"), signs=SIGNS
+        **content,
+        figures=figures,
+        sections={name: title for name, title in SECTIONS.items() if filled.get(name, True)},
+        colours=variables(":root"),
+        signs=SIGNS,
     )
     return Page(text, {f"{svg.name}.svg": svg.alone() for section in figures.values() for svg in section})
 
@@ -69,9 +92,12 @@ def write(run: Run, page: Path | None = None) -> None:
     folder = run.folder / layout.FIGURES
     for name, text in rendered.figures.items():
         write_bytes(folder / name, text.encode())
-    for old in folder.glob("*.svg") if folder.is_dir() else ():
-        if old.name not in rendered.figures:
-            old.unlink()
+    try:
+        for old in folder.glob("*.svg"):
+            if old.name not in rendered.figures:
+                old.unlink()
+    except OSError as error:
+        raise PrerequisiteError(f"cannot delete {error.filename}: {error.strerror}") from None
     write_bytes(run.folder / layout.HTML, rendered.text.encode())
 
 
@@ -81,15 +107,15 @@ def writable(folder: Path) -> bool:
 
 
 def _content(run: Run) -> dict[str, Any]:
-    manifest, comparison = run.manifest, run.comparison
-    assert isinstance(comparison, Comparison)
+    manifest = run.manifest
+    comparison: Comparison = run.comparison
     candidates = [pair for pair in comparison.pairs if pair.role == "candidate"]
     others = [pair for pair in comparison.pairs if pair.role != "candidate"]
     members = [tables.scores(comparison, pair, members=True) for pair in candidates]
     return {
         "title": f"{manifest.model['name']}: {' against '.join(markdown.backends(comparison))}",
         "manifest": manifest,
-        "comparison": comparison,
+        "gates": comparison.gates,
         "verdict": comparison.verdict,
         "headline": verdict.headline(comparison),
         "judged": verdict.table(comparison),

@@ -7,6 +7,7 @@ import pytest
 from sage_eval.report.figures import dose, draw, forest
 from sage_eval.report.figures.style import DARK, DARK_INK, INK, LIGHT, file_name, log_label
 from sage_eval.runs import load
+from sage_eval.statistics.verdict import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,10 @@ def test_a_control_far_out_is_named_instead_of_squashing_the_rest(figures, full_
     }
     assert f"{control['tiny_text']:+.3g} ▸" in texts
     assert f"◂ {control['tiny_needle']:+.3g}" in texts
+
+
+def test_every_verdict_has_its_gravity():
+    assert sorted(forest.GRAVITY) == sorted(KINDS)
 
 
 def test_of_very_many_tasks_the_gravest_are_drawn(full_run):

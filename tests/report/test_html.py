@@ -11,6 +11,7 @@ import pytest
 
 from sage_eval.report.html import render
 from sage_eval.runs import load
+from sage_eval.runs.fidelity import Histogram
 from tests.report.full_run import HOSTILE
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -80,6 +81,11 @@ def test_a_full_run_has_every_section_verdict_first(document):
     ]  # fmt: skip
 
 
+def test_the_contents_list_the_sections(document):
+    links = [link["href"] for link in document.all("a")]
+    assert links == [f"#{section['id']}" for section in document.all("section")]
+
+
 def test_a_bare_run_has_no_empty_section(old_run):
     page = Document(render(load(old_run)).text)
     sections = [section["id"] for section in page.all("section")]
@@ -97,6 +103,16 @@ def test_a_run_without_retrieval_has_no_heatmap(full_run):
     sections = [section["id"] for section in Document(render(run).text).all("section")]
     assert "retrieval" not in sections
     assert "verdict" in sections  # the gate's outcome
+
+
+def test_a_fidelity_table_needs_no_figure(full_run):
+    run = load(full_run.folder)
+    bare = {"by_position": [], "kld_histogram": Histogram(edges=[1e-9, 1.0], counts=[0], below=1)}
+    tasks = [entry.model_copy(update=bare) for entry in full_run.fidelity.tasks]
+    vars(run)["fidelity"] = full_run.fidelity.model_copy(update={"tasks": tasks})
+    rendered = render(run)
+    assert "mean KLD, nats" in rendered.text
+    assert not any(name.startswith("kld") for name in rendered.figures)
 
 
 def test_what_a_prompt_says_stays_text(document, page):
@@ -125,7 +141,6 @@ def test_the_words_are_those_of_the_other_reports(page, full_run):
     markdown = (full_run.folder / "report.md").read_text()
     assert "Verdict: equivalent in every task: tiny_mmlu, tiny_text, tiny_needle." in markdown
     assert "<strong>Verdict: equivalent in every task: tiny_mmlu, tiny_text, tiny_needle.</strong>" in page
-    assert "a damaged on purpose" not in page
     assert "<em>equivalent</em>: the 90 % interval lies within the margin" in page
     assert full_run.manifest.command in page
 

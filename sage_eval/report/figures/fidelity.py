@@ -50,7 +50,7 @@ def _divergence(task: str, arms: Sequence[TaskFidelity]) -> Iterator[Drawing]:
         for arm in arms
         for i, count in enumerate(arm.kld_histogram.counts)
         for edge in arm.kld_histogram.edges[i : i + 2]
-        if count
+        if count and edge > 0
     ]
     ax.set_xlim(min(filled), max(filled))
     ax.set_ylim(bottom=0)
@@ -59,10 +59,12 @@ def _divergence(task: str, arms: Sequence[TaskFidelity]) -> Iterator[Drawing]:
     ax.set_ylabel("token positions, %")
     figure.legend(loc="outside lower left", ncols=2)
     below = f" All positions of {', '.join(silent)} are below the axis." if silent else ""
+    bound = "" if all(arm.statistics.exact for arm in arms) else " Lower bounds, from top-k lists."
     means = "; ".join(f"{arm.arm} {arm.statistics.kld.value:.3g} nats" for arm in arms)
     yield Drawing(
         file_name("kld", task), f"Distribution of KLD: {task}",
-        f"Share of token positions by KLD against the baseline, logarithmic axis. Means: {means}.{below}", figure,
+        f"Share of token positions by KLD against the baseline, logarithmic axis. Means: {means}.{below}{bound}",
+        figure,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from sage_eval.runs.comparison import Comparison, TaskComparison
 from sage_eval.runs.folder import Run
 from sage_eval.runs.verdicts import TaskVerdict
 from sage_eval.statistics.estimate import Estimate
-from sage_eval.statistics.verdict import KINDS
+from sage_eval.statistics.verdict import Kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,8 +17,7 @@ MOST = 12
 """Tasks in the figure; of more, those with the gravest verdicts."""
 NEAR = 3.0
 """A control this many times farther out than all else is named at the edge: to show it would squash the rest."""
-GRAVITY = ("worse", "not established", "inconclusive", "better", "equivalent")
-assert set(GRAVITY) == set(KINDS)
+GRAVITY: tuple[Kind, ...] = ("worse", "not established", "inconclusive", "better", "equivalent")
 
 Row = tuple[str, str, Estimate]
 
