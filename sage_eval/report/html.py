@@ -138,4 +138,6 @@ def _marks(text: str) -> "Markup":
     done = str(escape(text))
     for pattern, tag in _MARKS:
         done = re.sub(pattern, rf"<{tag}>\1</{tag}>", done)
+    # Where a cell must break, not within an interval or a p-value.
+    done = re.sub(r"\[[^\[\]]{1,40}\]|p (?:=|&lt;) ", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), done)
     return Markup(done)

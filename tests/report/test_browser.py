@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,22 @@ def test_the_page_renders_without_complaint_or_request(full_run, tmp_path, width
         corner, colours = image.convert("RGB").getpixel((2, 2)), image.convert("RGB").getcolors(1 << 24)
     assert (sum(corner) > 600) == (scheme == 1)
     assert len(colours) > 100
+
+
+def test_nothing_is_wider_than_a_phone(page, tmp_path):
+    # In a frame, as a browser's window has a least width. The copy may run a script, the page may not.
+    inner = escape(re.sub("<meta http-equiv[^>]*>", "", page))
+    script = """onload = () => { const inner = document.querySelector("iframe").contentDocument;
+        for (const details of inner.querySelectorAll("details")) details.open = true;
+        document.title = inner.documentElement.clientWidth + " " + inner.documentElement.scrollWidth }"""
+    measured = tmp_path / "measured.html"
+    frame = f'<iframe width="390" height="800" style="border:0" srcdoc="{inner}"></iframe>'
+    measured.write_text(f"<!doctype html><meta charset=utf-8><title></title>{frame}<script>{script}</script>")
+    done = subprocess.run(
+        [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", measured.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "<title>390 390</title>" in done.stdout
 
 
 def test_complaints_and_requests_would_be_noticed(tmp_path):
