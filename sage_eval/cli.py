@@ -130,16 +130,28 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="run folder written by `sage-eval compare`")],
+    html: Annotated[Path | None, typer.Option(help="write the HTML page to this file as well")] = None,
     json: Json = False,
 ) -> None:
-    """Make comparison.json and report.md of a run folder again and print them; no engine is needed."""
+    """Compare the arms of a run folder again and print the result, as Markdown when piped; no engine is needed.
+
+    Writes comparison.json, report.md, report.html (one page that needs no network) and its figures/*.svg into the
+    folder. In a folder that is read-only nothing is written, which is said on stderr; --html still works.
+    """
     if (run / "serving.json").exists() or (run / "memory.json").exists():
         return show(run, json=json)
+    from sage_eval.report import html as page
     from sage_eval.runs import compare as runs
     from sage_eval.runs import load
 
     asked = load(run).manifest.arguments
-    _print(runs.summarise(run, *(asked.get(name, {}) for name in ("min", "margin", "fail_on"))), json=json)
+    keep = page.writable(run)
+    result = runs.summarise(run, *(asked.get(name, {}) for name in ("min", "margin", "fail_on")), keep=keep)
+    if html:
+        page.write(result, html)
+    _print(result, json=json)
+    if not keep:
+        sys.stderr.write(f"{run} is read-only, so nothing was written there; --html PATH writes the page elsewhere\n")
 
 
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

@@ -47,7 +47,8 @@ def one_line(text: str) -> str:
 def test_help_loads_nothing_heavy():
     code = (
         "import sys, sage_eval.cli; sage_eval.cli.main(['compare', '--help']); "
-        "sys.exit(bool({'torch', 'sglang', 'lm_eval', 'transformers', 'scipy', 'numpy'} & set(sys.modules)))"
+        "heavy = {'torch', 'sglang', 'lm_eval', 'transformers', 'scipy', 'numpy', 'matplotlib', 'jinja2'}; "
+        "sys.exit(bool(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout
@@ -130,6 +131,31 @@ def test_report_renders_again_without_an_engine(call, calibrated):
     assert (
         len({json.dumps([(task["task"], task["verdict"]) for task in verdict["tasks"]]) for verdict in verdicts}) == 1
     )
+
+
+def test_report_writes_the_page_and_its_figures(call, calibrated, tmp_path):
+    elsewhere = tmp_path / "pages" / "page.html"
+    code, out, err = call("report", calibrated, "--html", elsewhere)
+    assert (code, err) == (0, "")
+    assert out.startswith("**Verdict: worse in 1 of 3 tasks: tiny_perplexity.**")
+    assert elsewhere.read_bytes() == (calibrated / "report.html").read_bytes()
+    assert {path.name for path in (calibrated / "figures").iterdir()} == {
+        "differences.svg", "retrieval-tiny-needle-single.svg",
+    }  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_written_is_read_and_said(call, calibrated, tmp_path, monkeypatch):
+    from sage_eval.report import html
+
+    # Root may write anywhere, so that permissions cannot be the test.
+    monkeypatch.setattr(html, "writable", lambda _folder: False)
+    before = {path: path.stat().st_mtime_ns for path in sorted(calibrated.rglob("*"))}
+    code, out, err = call("report", calibrated, "--html", tmp_path / "page.html")
+    assert code == 0
+    assert out.startswith("**Verdict: worse in 1 of 3 tasks: tiny_perplexity.**")
+    assert "is read-only, so nothing was written there" in err
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    assert {path: path.stat().st_mtime_ns for path in sorted(calibrated.rglob("*"))} == before
 
 
 def test_json_on_stdout_is_the_comparison(call, run_folder):

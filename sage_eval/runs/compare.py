@@ -44,7 +44,7 @@ class Quiet:
 def compare(
     config: RunConfig, *, fresh: bool = False, display: Display | None = None, argv: list[str] | None = None
 ) -> Run:
-    """Run what is not yet finished and return the complete run, with `comparison.json` and `report.md` written.
+    """Run what is not yet finished and return the complete run, with `comparison.json` and the reports written.
 
     Finished arms with the same fingerprint are taken over, so that an interrupted call is resumed by repeating it.
     `UsageError` where the folder holds another comparison (unless `fresh`), or whatever an arm fails with.
@@ -76,19 +76,32 @@ def compare(
 
 
 def summarise(
-    target: Path, minimum: Mapping[str, float], margin: Mapping[str, float] | None = None, fail_on: Sequence[str] = ()
+    target: Path,
+    minimum: Mapping[str, float],
+    margin: Mapping[str, float] | None = None,
+    fail_on: Sequence[str] = (),
+    *,
+    keep: bool = True,
 ) -> Run:
-    """Write `comparison.json`, `fidelity.json` and `report.md` of a folder whose arms are finished."""
+    """Compare the arms of a folder whose arms are finished, and write the JSON files and the reports into it.
+
+    Without `keep` nothing is written: for a folder that cannot be.
+    """
+    from sage_eval.report import html
     from sage_eval.report.markdown import render
     from sage_eval.runs import comparison, distances
 
     run = layout.load(target)
     result = comparison.compare(run.manifest, run.arms, minimum, margin or {}, fail_on)
+    if not keep:
+        vars(run)["comparison"] = result  # where the property would keep what it had read
+        return run
     write_json(target / layout.COMPARISON, result.model_dump(mode="json"))
     if measured := distances.measure(run):
         write_json(target / layout.FIDELITY, measured.model_dump(mode="json"))
         run = layout.load(target)
     write_bytes(target / layout.REPORT, render(run).encode())
+    html.write(run)
     return run
 
 
@@ -127,8 +140,11 @@ def _clear(target: Path) -> None:
     if not (target / layout.MANIFEST).exists():
         raise UsageError(f"{target} is not a run folder, so --fresh does not delete it: choose another --output")
     try:
-        shutil.rmtree(target / "arms", ignore_errors=False) if (target / "arms").exists() else None
-        for name in (layout.MANIFEST, layout.COMPARISON, layout.FIDELITY, layout.PROMPTS, layout.REPORT):
+        for name in ("arms", layout.FIGURES):
+            shutil.rmtree(target / name, ignore_errors=False) if (target / name).exists() else None
+        for name in (
+            layout.MANIFEST, layout.COMPARISON, layout.FIDELITY, layout.PROMPTS, layout.REPORT, layout.HTML,
+        ):  # fmt: skip
             (target / name).unlink(missing_ok=True)
     except OSError as error:
         raise PrerequisiteError(f"cannot delete {error.filename}: {error.strerror}") from None

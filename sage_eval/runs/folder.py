@@ -11,6 +11,7 @@
     comparison.json            paired statistics
     fidelity.json              KLD and its company, where top-k log-probabilities were taken
     report.md                  the table
+    report.html, figures/*.svg   the same with figures: one page that needs nothing else, and its figures one by one
 
 Every file carries `schema_version`; `load` reads all versions ever written.
 """
@@ -31,6 +32,7 @@ from sage_eval.runs.spec import ArmSpec
 SCHEMA_VERSION = 1
 MANIFEST, COMPARISON, PROMPTS, REPORT = "manifest.json", "comparison.json", "prompts.jsonl.zst", "report.md"
 FIDELITY, TOPK = "fidelity.json", "topk.npz"
+HTML, FIGURES = "report.html", "figures"
 SPEC, LOG, RESULTS, SAMPLES, ARM, ERROR = (
     "spec.json", "log.txt", "results.json", "samples.jsonl.zst", "arm.json", "error.json"
 )  # fmt: skip

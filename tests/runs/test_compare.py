@@ -77,7 +77,8 @@ def test_the_default_folder_is_the_same_for_the_same_configuration(tiny):
 def test_a_run_folder_has_all_its_files(run):
     names = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file()}
     arm = {"spec.json", "log.txt", "results.json", "samples.jsonl.zst", "arm.json"}
-    assert names == {"manifest.json", "comparison.json", "report.md", "prompts.jsonl.zst"} | {
+    reports = {"report.md", "report.html", "figures/differences.svg", "figures/retrieval-tiny-needle-single.svg"}
+    assert names == {"manifest.json", "comparison.json", "prompts.jsonl.zst"} | reports | {
         f"arms/{name}/{file}" for name in ("baseline", "candidate") for file in arm
     }
 
