@@ -14,6 +14,7 @@ import typer
 
 from sage_eval import __version__
 from sage_eval.attention.settings import AttentionSettings
+from sage_eval.cli_probe import probe
 from sage_eval.config import RunConfig
 from sage_eval.errors import PrerequisiteError, SageEvalError
 from sage_eval.probes.serving.command import memory, serving, show
@@ -203,6 +204,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="print JSON")] = Fa
 
 bench = typer.Typer(help="Measure speed; what the hardware allows is measured and printed first.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.add_typer(probe, name="probe")
 
 
 @bench.command()
