@@ -15,8 +15,7 @@ probe = typer.Typer(help="Measure what lm-eval does not: determinism.", no_args_
 def determinism(
     model: Annotated[str, typer.Argument(help="model folder or hub id")],
     arms: Annotated[
-        list[str],
-        typer.Option("--arm", help="BACKEND[+DECODE][:name=value,…], once an arm; the first is the baseline"),
+        str, typer.Option(help="BACKEND[+DECODE][:setting=value,…], separated by commas; the first is the baseline")
     ],
     prompts: Annotated[int, typer.Option(min=1, help="articles of WikiText-2's test set")] = 8,
     tokens: Annotated[int, typer.Option(min=256, help="tokens of each")] = 2048,
@@ -33,13 +32,13 @@ def determinism(
     from sage_eval.engine.arm import open_arm
     from sage_eval.engine.options import ArmOptions
     from sage_eval.probes import determinism as probes
-    from sage_eval.probes.arms import parse_arm
+    from sage_eval.probes.arms import parse_arms
     from sage_eval.runs.files import write_json
 
     if data_dir:
         os.environ["SAGE_EVAL_DATA"] = str(data_dir)
     common = {"max_length": tokens + generated, **(parse_pairs(model_args) or {})}
-    wanted = {word: common | parse_arm(word) for word in arms}
+    wanted = {arm.name: common | arm.arguments for arm in parse_arms(arms)}
     for arguments in wanted.values():
         ArmOptions.from_arguments(model, **arguments)  # whatever is wrong is said before an engine starts
 
@@ -51,7 +50,7 @@ def determinism(
     tokenizer = AutoTokenizer.from_pretrained(model)
     chosen = probes.cut([tokenizer.encode(page) for page in documents(load_raw("test"))], prompts, tokens)
     done: list[probes.ArmResult] = []
-    engines = [(word, functools.partial(opened, arguments)) for word, arguments in wanted.items()]
+    engines = [(name, functools.partial(opened, arguments)) for name, arguments in wanted.items()]
     for result in probes.probe(engines, chosen, chunk=chunk, generated=generated):  # type: ignore[arg-type]
         done.append(result)
         sys.stderr.write(f"{result.arm}: done\n")

@@ -160,7 +160,7 @@ class LocalEngine:
         # Not `Engine.async_generate`, which knows only some of the fields that a server's `/generate` takes.
         pieces = self._engine.tokenizer_manager.generate_request(GenerateReqInput(**payload), None)
         if not payload.get("stream"):
-            return await anext(pieces)  # type: ignore[no-any-return]
+            return await anext(pieces)
         reply: Reply = {}
         arrivals = []
         async for piece in pieces:

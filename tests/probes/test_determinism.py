@@ -1,10 +1,14 @@
 """The determinism probe: its arithmetic, and one real comparison of `sage_attn` with its exact variant."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from sage_eval.errors import DataError, UsageError
-from sage_eval.probes.determinism import Answers, ArmResult, Determinism, against, cut, probe, text
+from sage_eval.probes.determinism import WAYS, Answers, ArmResult, Determinism, against, cut, probe, text
+
+ONE = Answers(np.array([[-1.0, -2.0]]), [(1, 2)])
 
 
 def test_identity_is_counted_by_prompt_and_differences_by_token():
@@ -28,25 +32,26 @@ def test_a_chunk_as_long_as_the_prompt_is_refused_before_an_engine_starts():
 
 
 @pytest.mark.engine
-def test_batching_keeps_the_bits_and_every_way_is_nearer_than_the_quantisation(open_arm, reference_model, prose):
+def test_a_batch_keeps_every_bit_and_chunks_do_not(open_arm, reference_model, prose):
     from transformers import AutoTokenizer
 
     ids = AutoTokenizer.from_pretrained(reference_model).encode(prose)
     prompts = [tuple(ids[start : start + 512]) for start in (0, 700, 1400)]
-    arms = [
-        (variant, lambda variant=variant, **more: open_arm(attention_backend="sage_attn", variant=variant, **more))
-        for variant in ("exact", "int8-fp16")
-    ]
-    exact, sage = probe(arms, prompts, chunk=128, generated=4)
-    assert exact.error is None
-    assert sage.error > 0
-    for way in sage.ways:
-        if way.way in ("repeat", "batched", "shuffled"):
-            assert (way.identical, way.same_output) == (3, 3), way
-        else:
-            assert 0 < way.mean < 2**0.5 * sage.error, way
-    assert all(way.mean < 1e-4 for way in exact.ways)
-    result = Determinism(model="m", tokens=512, chunk=128, generated=4, arms=[exact, sage])
+    [result] = probe([("sage", partial(open_arm, attention_backend="sage_attn"))], prompts, chunk=128, generated=4)
+    ways = {way.way: way for way in result.ways}
+    assert set(ways) == set(WAYS) - {"whole"}
+    assert result.error is None
+    for name in ("repeat", "batched", "shuffled"):
+        assert (ways[name].identical, ways[name].largest, ways[name].same_output) == (3, 0, 3), name
+    for name in ("chunked", "prefix"):  # the mean of K that smooths it is taken over what has been seen
+        assert ways[name].identical == 0
+        assert 0 < ways[name].mean < 0.1, name
+
+
+def test_the_table_has_a_line_a_way_and_says_the_error():
+    ways = [against(ONE, ONE, way) for way in WAYS if way != "whole"]
+    arms = [ArmResult(arm=name, backend="b", ways=ways, error=error) for name, error in (("a", None), ("c", 0.015))]
+    result = Determinism(model="m", tokens=512, chunk=128, generated=2, arms=arms)
     assert text(result).count("\n| ") == 1 + 2 * 5
+    assert "both `whole`: c 0.015 nats" in text(result)
     assert Determinism.model_validate_json(result.model_dump_json()) == result
-    assert isinstance(result.arms[0], ArmResult)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sage_eval.errors import SageEvalError
+from sage_eval.probes.arms import BenchArm
 from sage_eval.probes.serving import gpu, record
-from sage_eval.probes.serving.arms import BenchArm
 from sage_eval.probes.serving.client import Worker
 from sage_eval.probes.serving.plan import Plan, vocabulary
 from sage_eval.probes.serving.record import ArmRecord, Block, Cell, Record, Result

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from sage_eval.errors import PrerequisiteError, UsageError
+from sage_eval.probes.arms import BenchArm
 from sage_eval.probes.serving import gpu
-from sage_eval.probes.serving.arms import BenchArm
 from sage_eval.probes.serving.record import Cell
 from sage_eval.probes.serving.shape import describe
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sage_eval.errors import DataError, UsageError
+from sage_eval.probes.arms import parse_arms
 from sage_eval.probes.serving import gpu, record
-from sage_eval.probes.serving.arms import parse_arms
 from sage_eval.probes.serving.measure import Measurement
 from sage_eval.probes.serving.plan import make_plan
 from sage_eval.probes.serving.record import MEMORY, SERVING, Record

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from sage_eval.errors import EngineError, SageEvalError
+from sage_eval.probes.arms import parse_arms
 from sage_eval.probes.serving import measure
-from sage_eval.probes.serving.arms import parse_arms
 from sage_eval.probes.serving.measure import Measurement
 from sage_eval.probes.serving.plan import make_plan
 from sage_eval.probes.serving.record import Cell, Record, read

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sage_eval.errors import DataError, PrerequisiteError, UsageError
+from sage_eval.probes.arms import parse_arms
 from sage_eval.probes.serving import record
-from sage_eval.probes.serving.arms import parse_arms
 from sage_eval.probes.serving.plan import make_plan
 from sage_eval.probes.serving.record import ArmRecord, Block, Cell, Record, Result
 from sage_eval.probes.serving.scaling import predict, quadratic_share
