@@ -148,10 +148,17 @@ def compare(
             )
             for name, arm in arms.items()
         },
-        pairs=pairs,
+        pairs=[_published(pair) for pair in pairs],
         verdict=verdict,
         gates=[_gate(pairs, task, value) for task, value in minimum.items()],
     )
+
+
+def _published(pair: ArmPair) -> ArmPair:
+    """Of calibration arms only what was asked for by name: nine arms' 57 subjects would be a megabyte."""
+    if pair.role == "candidate":
+        return pair
+    return pair.model_copy(update={"tasks": [row for row in pair.tasks if row.group or row.parent is None]})
 
 
 def _compare_arms(baseline: Arm, candidate: Arm, only: Container[str] | None = None) -> ArmPair:

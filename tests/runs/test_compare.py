@@ -62,7 +62,7 @@ def test_the_default_folder_is_the_same_for_the_same_configuration(tiny):
 
 def test_a_run_folder_has_all_its_files(run):
     names = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file()}
-    arm = {"spec.json", "log.txt", "results.json", "samples.jsonl.zst", "arm.json"}
+    arm = {"spec.json", "log.txt", "results.json.zst", "samples.jsonl.zst", "arm.json"}
     assert names == {"manifest.json", "comparison.json", "report.md", "prompts.jsonl.zst"} | {
         f"arms/{name}/{file}" for name in ("baseline", "candidate") for file in arm
     }
