@@ -94,8 +94,9 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
 ) -> None:
     """Run MODEL with two attention backends on the same prompts and print the paired difference of every score.
 
-    The arms run one after the other (see --parallel), each in a process of its own. An interrupted or failed call keeps the arms that
-    are finished; the same command resumes. Settings come from flags, SAGE_EVAL_* variables and --config, in that order.
+    The arms run one after the other (see --parallel), each in a process of its own. An interrupted or failed call keeps
+    the arms that are finished; the same command resumes. Settings come from flags, SAGE_EVAL_* variables and --config,
+    in that order.
     """
     from sage_eval.config import CALIBRATE, from_sources
 

@@ -15,7 +15,7 @@ from sage_eval.errors import UsageError
 from sage_eval.runs.calibration import Role
 from sage_eval.runs.folder import SCHEMA_VERSION, Arm
 from sage_eval.runs.manifest import Manifest
-from sage_eval.runs.pairing import Pair, pair
+from sage_eval.runs.pairing import Pair, pair_tasks
 from sage_eval.runs.verdicts import Verdict, decide, judged_rows, prefill_coverage
 from sage_eval.statistics.estimate import Estimate
 from sage_eval.statistics.paired import (
@@ -73,7 +73,10 @@ class TaskComparison(_Record):
 
 
 class ArmPair(_Record):
-    """All metrics of a candidate (or calibration) arm against the baseline; `incomparable` tasks have none."""
+    """All metrics of a candidate (or calibration) arm against the baseline; `incomparable` tasks have none.
+
+    `unpaired`: the tasks that the two arms were not asked alike, or else their outermost groups, each with its reason.
+    """
 
     baseline: str
     candidate: str
@@ -81,6 +84,7 @@ class ArmPair(_Record):
     skipped: list[str]
     role: Role = "candidate"
     incomparable: list[str] = []
+    unpaired: dict[str, str] = {}
 
 
 class Gate(_Record):
@@ -162,24 +166,27 @@ def _published(pair: ArmPair) -> ArmPair:
 
 
 def _compare_arms(baseline: Arm, candidate: Arm, only: Container[str] | None = None) -> ArmPair:
-    paired = pair(baseline, candidate)
+    paired, refused = pair_tasks(baseline, candidate)
     results = baseline.results
     units = [(name, False, [name]) for name in paired]
     members = results.get("group_subtasks", {})
     scored = results.get("groups", {})
     groups = [(name, True, _leaves(name, members)) for name in members if name in scored]
     parents = {child: name for name in members if name in scored for child in members[name]}
+    broken = {n: refused[leaf] for n in [*scored, *refused] for leaf in _leaves(n, members) if leaf in refused}
     tasks, skipped = [], []
     order = {name: i for i, name in enumerate(_in_order(results["results"], members, parents))}
     for name, group, leaves in sorted([*groups, *units], key=lambda unit: order.get(unit[0], len(order))):
-        if only is not None and name not in only:
+        if name in broken or (only is not None and name not in only):
             continue
         items = [item for leaf in leaves for item in paired.get(leaf, [])]
         for metric, chosen in _by_metric(items).items():
             theirs = results["results"].get(name, {}).get(metric if "," in metric else f"{metric},none")
             if not isinstance(theirs, int | float):
                 continue
-            row = _compare_items(name, metric, chosen, group=group, parent=parents.get(name))
+            parent = parents.get(name)
+            parent = _outermost(parent, parents) if parent and parent in broken else parent
+            row = _compare_items(name, metric, chosen, group=group, parent=parent)
             row = row.model_copy(update={"higher_is_better": _direction(results, leaves, metric)})
             if math.isclose(score(row, "baseline"), theirs, rel_tol=1e-6, abs_tol=1e-9):
                 tasks.append(row)
@@ -193,6 +200,7 @@ def _compare_arms(baseline: Arm, candidate: Arm, only: Container[str] | None = N
         skipped=skipped,
         role=candidate.record.spec.role,
         incomparable=[name for name in paired if name not in covered],
+        unpaired={_outermost(name, parents): why for name, why in broken.items()},
     )
 
 
@@ -203,6 +211,10 @@ def _in_order(names: Iterable[str], members: Mapping[str, list[str]], parents: M
             yield name
             below = {child: parent for child, parent in parents.items() if parent != name}
             yield from _in_order([c for c in members.get(name, []) if parents.get(c) == name], members, below)
+
+
+def _outermost(name: str, parents: Mapping[str, str]) -> str:
+    return _outermost(parents[name], parents) if name in parents else name
 
 
 def _leaves(name: str, members: Mapping[str, Iterable[str]]) -> list[str]:

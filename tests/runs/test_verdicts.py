@@ -286,7 +286,9 @@ def test_fail_on_decides_the_exit_code(unclear, tmp_path, capsys, more, code):
 def test_calibration_arms_are_added_to_a_finished_comparison(tiny, run, tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(
-        runner, "run_arm", lambda spec, folder, progress: (started.append(spec.name), _here(spec, folder, progress))
+        side_by_side,
+        "run_arm",
+        lambda spec, folder, progress: (started.append(spec.name), _here(spec, folder, progress)),
     )
     folder = shutil.copytree(run.folder, tmp_path / "run")
     calibrated = runner.compare(tiny(output=folder, arms=("repeat", "control")), argv=["compare"])
