@@ -109,7 +109,7 @@ class Arm:
         """lm-eval's results as it returned them, without the samples."""
         path = self.folder / RESULTS
         if path.exists():
-            value = next(read_jsonl_zst(path), {})
+            value: Any = next(read_jsonl_zst(path), {})
         else:
             path = self.folder / OLD_RESULTS
             value = read_json(path)

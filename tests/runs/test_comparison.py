@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from sage_eval.errors import DataError, UsageError
-from sage_eval.runs import comparison
+from sage_eval.runs import rows as rows_of
 from sage_eval.runs.comparison import compare
 from sage_eval.runs.folder import Arm, ArmRecord
 from sage_eval.runs.pairing import pair
@@ -189,7 +189,7 @@ def test_a_good_baseline_is_not_called_chance(run):
         s.model_copy(update={"metrics": {"acc": 1.0}}) for s in run.arms["baseline"].samples if s.task == "tiny_choice"
     ]
     items = [(s, s) for s in right]
-    row = comparison._compare_items("tiny_choice", "acc", items, group=False, parent=None)
+    row = rows_of.compare_items("tiny_choice", "acc", items, group=False, parent=None)
     assert row.notes == []
 
 
@@ -226,4 +226,4 @@ def test_filters_of_one_task_are_metrics_of_their_own():
         return Sample(task="t", doc_id=0, filter=filter_name, prompt="p", metrics={"exact_match": value})
 
     items = [(sample(name, 1.0), sample(name, 0.0)) for name in ("strict", "none")]
-    assert list(comparison._by_metric(items)) == ["exact_match,strict", "exact_match"]
+    assert list(rows_of.by_metric(items)) == ["exact_match,strict", "exact_match"]
