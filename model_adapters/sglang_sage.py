@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_LENGTH = 2048
+TOGETHER = 1024
+"""Requests tokenised at a time: enough for all cores, few enough to hold in memory."""
 
 
 class SGLangSageLM(TemplateLM):  # type: ignore[misc]
@@ -209,8 +211,24 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         """(log-probability of the continuation, whether it is the greedy one) for each (context, continuation)."""
         if self._thinking:
             raise UsageError("enable_thinking=True is for generation; loglikelihood tasks need it off")
-        result: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        return result
+        pairs: list[tuple[tuple[str, str] | None, list[int], list[int]]] = []
+        with tqdm(total=len(requests), desc="tokenising", disable=disable_tqdm) as progress:
+            for start in range(0, len(requests), TOGETHER):
+                texts = [request.args for request in requests[start : start + TOGETHER]]
+                # What `_encode_pair` will ask for: the two together, and the context without its trailing space.
+                self.tokens.prepare(t for context, tail in texts if context for t in (context.rstrip(), context + tail))
+                pairs += [((context, tail), *self._encode_request(context, tail)) for context, tail in texts]
+                progress.update(len(texts))
+        self.tokens.prepare(())
+        return self._loglikelihood_tokens(pairs, disable_tqdm=disable_tqdm)
+
+    def _encode_request(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """As lm-eval's `TemplateLM.loglikelihood`: a text without context follows the prefix token, once."""
+        if context:
+            pair: tuple[list[int], list[int]] = self._encode_pair(context, continuation)
+            return pair
+        ids = self.tok_encode(continuation, add_special_tokens=False)
+        return ([self.prefix_token_id], ids) if ids[:1] != [self.prefix_token_id] else (ids[:1], ids[1:])
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str] | None, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
@@ -230,6 +248,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
     def loglikelihood_rolling(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[float]:
         """Log-probability of each text, in disjoint windows of `max_length` tokens, each with one token of context."""
         texts = [request.args[0] for request in requests]
+        self.tokens.prepare(texts)
         windows: list[ScoreRequest] = []
         owners: list[int] = []
         starts: list[int] = []
@@ -246,6 +265,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
                 owners.append(owner)
                 starts.append(start)
                 start += len(continuation)
+        self.tokens.prepare(())
         sizes = Counter(owners)
         parts: list[list[float]] = [[] for _ in texts]
 
@@ -273,12 +293,14 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         prompts: list[tuple[list[int], int]] = []
         samplings: list[dict[str, Any]] = []
         stops: list[list[str]] = []
+        self.tokens.prepare(request.args[0] for request in requests)
         for request in requests:
             text, gen_kwargs = request.args
             sampling, until = sampling_parameters(gen_kwargs, default_max=self.max_gen_toks, eos=self.tokens.eos_text)
             prompts.append((self.tok_encode(text), sampling["max_new_tokens"]))
             samplings.append(sampling)
             stops.append(until)
+        self.tokens.prepare(())
         fitted = [GenerateRequest(*pair) for pair in zip(self.window.fit_prompts(prompts), samplings, strict=True)]
         texts: dict[int, str] = {}
 

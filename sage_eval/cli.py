@@ -81,6 +81,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
     top_logprobs: Annotated[int | None, typer.Option(help=_help("top_logprobs") + " [default: 16]")] = None,
     model_args: Annotated[list[str] | None, typer.Option(help=_help("model_args"))] = None,
     task_args: Annotated[list[str] | None, typer.Option(help=_help("task_args"))] = None,
+    parallel: Annotated[int | None, typer.Option(help=_help("parallel") + " [default: 1]")] = None,
     seed: Annotated[int | None, typer.Option(help=_help("seed"))] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any of these settings")] = None,
     kernel: Annotated[str | None, _setting("kernel")] = None,
@@ -96,8 +97,9 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
 ) -> None:
     """Run MODEL with two attention backends on the same prompts and print the paired difference of every score.
 
-    The arms run one after the other, each in a process of its own. An interrupted or failed call keeps the arms that
-    are finished; the same command resumes. Settings come from flags, SAGE_EVAL_* variables and --config, in that order.
+    The arms run one after the other (see --parallel), each in a process of its own. An interrupted or failed call keeps
+    the arms that are finished; the same command resumes. Settings come from flags, SAGE_EVAL_* variables and --config,
+    in that order.
     """
     from sage_eval.config import CALIBRATE, from_sources
 

@@ -152,6 +152,12 @@ class RunConfig(BaseModel):
     task_args: Annotated[dict[str, Any], BeforeValidator(parse_pairs)] = Field(
         default_factory=dict, description="name=value,… for the tasks, such as the lengths of sage_retrieval"
     )
+    parallel: int = Field(
+        1,
+        ge=1,
+        description="arms at a time; on one GPU each needs its share: --model-args "
+        "mem_fraction_static=…,max_total_tokens=… (their seconds then say little)",
+    )
     seed: int = Field(1234, ge=0, description="seed of Python, NumPy, torch and the few-shot sampler")
     lm: str = Field("sglang-sage", description="lm-eval model (a registered name or module:Class) that runs the arms")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sage_eval.runs.comparison import ArmPair, Comparison, TaskComparison
 from sage_eval.runs.folder import Run
-from sage_eval.runs.pairing import Pair, pair
+from sage_eval.runs.pairing import Pair, pair_tasks
 from sage_eval.runs.records import Sample
 from sage_eval.runs.verdicts import judged_rows
 
@@ -60,7 +60,8 @@ def worst(run: Run, most: int = 20) -> list[Item]:
     margins: Mapping[str, float] = run.manifest.arguments.get("margin") or {}
     rows = {row.task: row for row in judged_rows(pairs, margins)}
     queues: dict[str, list[_Loss]] = {}
-    for task, items in pair(run.arms[pairs.baseline], run.arms[pairs.candidate]).items():
+    paired, _ = pair_tasks(run.arms[pairs.baseline], run.arms[pairs.candidate])
+    for task, items in paired.items():
         if row := rows.get(_judged(task, pairs, rows)):
             losses = [_loss(task, both, row) for both in items if _has(both[0], row.metric)]
             queues.setdefault(row.task, []).extend(loss for loss in losses if loss.lost > 0 or loss.nats > 0)

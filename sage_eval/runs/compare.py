@@ -1,4 +1,4 @@
-"""A comparison from configuration to run folder: the arms one after the other, then the paired statistics."""
+"""A comparison from configuration to run folder: the arms, then the paired statistics."""
 
 import contextlib
 import json
@@ -7,26 +7,16 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
 
 from sage_eval.config import RunConfig
 from sage_eval.errors import PrerequisiteError, UsageError
 from sage_eval.runs import folder as layout
 from sage_eval.runs import manifest as manifests
-from sage_eval.runs.child import run_arm
 from sage_eval.runs.files import write_bytes, write_json
 from sage_eval.runs.folder import Run
+from sage_eval.runs.packing import pack
+from sage_eval.runs.side_by_side import Display, run_arms
 from sage_eval.runs.spec import ArmSpec, arms
-
-
-class Display(Protocol):
-    """Where progress goes: a terminal, a log, or nowhere."""
-
-    def arm(self, name: str, backend: str) -> contextlib.AbstractContextManager[Callable[[str], None]]:
-        """Around one arm; yields what takes its current line."""
-
-    def kept(self, name: str, backend: str) -> None:
-        """An arm of an earlier call was taken over."""
 
 
 class Quiet:
@@ -64,14 +54,10 @@ def compare(
         manifest = layout.read_manifest(target).model_copy(update=asked)
     write_json(target / layout.MANIFEST, manifest.model_dump(mode="json"))
     for spec in specs:
-        backend = spec.backend or "SGLang's choice"
         if finished[spec.name]:
-            display.kept(spec.name, backend)
-            continue
-        arm_folder = target / "arms" / spec.name
-        arm_folder.mkdir(parents=True, exist_ok=True)
-        with display.arm(spec.name, backend) as progress:
-            run_arm(spec, arm_folder, progress)
+            display.kept(spec.name, spec.backend or "SGLang's choice")
+    run_arms([spec for spec in specs if not finished[spec.name]], target, display, config.parallel)
+    pack(layout.load(target))
     return summarise(target, config.min, config.margin, config.fail_on)
 
 
@@ -96,9 +82,9 @@ def summarise(
     if not keep:
         vars(run)["comparison"] = result  # where the property would keep what it had read
         return run
-    write_json(target / layout.COMPARISON, result.model_dump(mode="json"))
+    write_json(target / layout.COMPARISON, result.model_dump(mode="json"), indent=None)
     if measured := distances.measure(run):
-        write_json(target / layout.FIDELITY, measured.model_dump(mode="json"))
+        write_json(target / layout.FIDELITY, measured.model_dump(mode="json"), indent=None)
         run = layout.load(target)
     write_bytes(target / layout.REPORT, render(run).encode())
     html.write(run)
