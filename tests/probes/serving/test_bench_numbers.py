@@ -241,6 +241,6 @@ def test_transient_memory_is_the_peak_above_rest_and_shown_beside_the_baselines(
 
 def test_a_record_of_an_earlier_version_is_read_and_shown():
     stored = record.read(Path(__file__).parent / "stored" / "schema_1.json")
-    assert len(stored.blocks) == 4
+    assert len(stored.blocks) == 5
     assert stored.summary["rows"] == summarise(stored)["rows"]
     assert "| 256 | `sage_attn` |" in render(stored)
