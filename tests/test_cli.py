@@ -129,7 +129,7 @@ def test_report_renders_again_without_an_engine(call, calibrated):
     stored = (ROOT / "tests" / "report" / "calibrated.md").read_text().splitlines()
     again = (calibrated / "report.md").read_text().splitlines()
     # What is compared anew has a line that the stored comparison knows nothing of.
-    assert [line for line in again if line in stored] == stored
+    assert set(stored) <= set(again)
     assert any("near-ties" in line for line in again if line not in stored)
     verdicts = [json.loads((calibrated / "comparison.json").read_text())["verdict"], before["verdict"]]
     assert (
