@@ -83,6 +83,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
     kernel: Annotated[str | None, _setting("kernel")] = None,
     variant: Annotated[str | None, _setting("variant")] = None,
     smooth_k: Annotated[str | None, _setting("smooth_k")] = None,
+    shift: Annotated[Path | None, _setting("shift")] = None,
     decode: Annotated[str | None, _setting("decode")] = None,
     min_tokens: Annotated[int | None, _setting("min_tokens")] = None,
     strict: Annotated[bool | None, _setting("strict", "--strict/--no-strict")] = None,

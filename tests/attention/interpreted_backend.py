@@ -8,6 +8,7 @@ import unittest
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from sglang.srt.layers.attention import triton_backend
 from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
@@ -17,6 +18,7 @@ from sglang.test.kits.attention_unittest.attention_methods import dense_attentio
 from sage_eval.attention.backend import SageAttnBackend
 from sage_eval.attention.coverage import CoverageCounter
 from sage_eval.attention.settings import AttentionSettings
+from sage_eval.errors import UsageError
 
 load_plugins()
 RAGGED = kit.DenseAttentionCase(
@@ -92,3 +94,40 @@ def test_decode_is_exact_and_counted(run):
     error, tokens = run(case)
     assert error < 1e-3
     assert tokens == {"decode/triton-exact": case.batch_size}
+
+
+@pytest.mark.parametrize("smooth_k", ["sequence", "static"])
+def test_decode_quantised_has_a_name_of_its_own(run, shift, smooth_k):
+    case = CASES["gqa_decode_page_boundary"]
+    error, tokens = run(case, decode="quantised", smooth_k=smooth_k, shift=shift if smooth_k == "static" else None)
+    assert 1e-3 < error < 2e-2
+    assert tokens == {"decode/sage-paged-decode-int8-fp16": case.batch_size}
+
+
+@pytest.fixture
+def shift(tmp_path):
+    save_file({"layers.0": torch.randn(2, 64)}, tmp_path / "shift.safetensors")
+    return tmp_path / "shift.safetensors"
+
+
+def test_a_fixed_shift_reaches_the_kernel(run, shift):
+    """One far from the keys costs accuracy; the sequence's mean, or a shift of zeros, does not."""
+    error, tokens = run(RAGGED, smooth_k="static", shift=shift)
+    assert 1e-3 < error < 2e-2
+    assert tokens == {"prefill/sage-paged-int8-fp16": 150, "prefill_prefix/sage-paged-int8-fp16": 78}
+    save_file({"layers.0": torch.full((2, 64), 50.0)}, shift)
+    far, _ = run(RAGGED, smooth_k="static", shift=shift)
+    assert far > 3 * error
+
+
+@pytest.mark.parametrize(
+    ("settings", "hint"),
+    [
+        ({"decode": "quantised", "min_tokens": 5}, "min_tokens=0"),
+        ({"smooth_k": "static"}, "sage-eval calibrate MODEL"),
+        ({"kernel": "package", "smooth_k": "static", "shift": "file"}, "kernel=paged"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(run, settings, hint):
+    with pytest.raises(UsageError, match=hint):
+        run(CASES["gqa_decode_page_boundary"], **settings)
