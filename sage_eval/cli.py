@@ -196,11 +196,12 @@ def kernels(
     columns: Annotated[str, typer.Option(help="kernels, separated by commas [default: all]")] = "",
     cases: Annotated[str, typer.Option(help="cases such as 'd128 4x4096', separated by ';' [default: all]")] = "",
     rounds: Annotated[int, typer.Option(min=1, help="times that each case's kernels are timed in turn")] = 3,
+    budget: Annotated[float, typer.Option(min=0, help="seconds after which no further case is begun")] = float("inf"),
 ) -> None:
     """Time prefill attention kernels side by side on this GPU, quantisation included."""
     from sage_eval.probes.bench_kernels import measure, split
 
-    measure(out, split(columns, ","), split(cases, ";"), rounds)
+    typer.echo(measure(out, split(columns, ","), split(cases, ";"), rounds, budget), nl=False)
 
 
 @app.command()

@@ -25,12 +25,10 @@ def shifts_for(runner: Any, settings: AttentionSettings) -> dict[int, Tensor]:
     settings.check()
     if settings.smooth_k != "static" or settings.shift is None:
         return {}
-    from sglang.srt.runtime_context import get_parallel
-
-    pool, config, parallel = runner.token_to_kv_pool, runner.model_config, get_parallel()
+    pool, config, parallel = runner.token_to_kv_pool, runner.model_config, runner.ps
     first, end = pool.start_layer, pool.start_layer + pool.layer_num
     whole = load_shifts(
-        settings.shift, None if runner.pp_size > 1 else end, config.get_num_kv_heads(1), config.head_dim
+        settings.shift, None if parallel.pp_size > 1 else end, config.get_num_kv_heads(1), config.head_dim
     )
     if end > len(whole):
         raise DataError(f"{settings.shift} has {len(whole)} layers, but this rank serves layers {first} to {end - 1}")

@@ -1,5 +1,8 @@
 """The kernels under Triton's interpreter; `test_kernels_interpreted.py` runs this file in a process of its own."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +13,9 @@ from sage_eval.attention.kernels.decode import decode_attention
 from sage_eval.attention.kernels.paged import TOP, paged_attention
 from sage_eval.attention.kernels.plan import make_plan
 from sage_eval.attention.kernels.quantise import quantise
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mutations import DECODE, MUTATIONS, mutant
 
 
 class Batch:
@@ -242,3 +248,41 @@ def test_with_a_fixed_shift_chunks_prefixes_and_batches_give_the_same_bits() -> 
     pieces.k_cache[pieces.indices], pieces.v_cache[pieces.indices] = whole.k[:cut], whole.v[:cut]
     got = pieces.run(shift=shift)
     assert torch.equal(torch.cat([got[length - cut :], got[: length - cut]]), want)
+
+
+def seen(batch: Batch | Decode) -> bool:
+    """Whether the comparison with the definition fails (an overflow gives NaN, which fails too)."""
+    try:
+        batch.check(limit=4e-3)
+    except AssertionError:
+        return True
+    return False
+
+
+def revealing_batch() -> Batch:
+    """Unequal sequences, K with offsets, V beyond fp16: each mistake shows on some part of it."""
+    batch = Batch([0, 65], [67, 70], (2, 1), 64, torch.bfloat16)
+    offset = 30 * torch.randn(1, 64)
+    batch.k += offset
+    batch.k_cache += offset
+    batch.k[:67] -= 2 * offset
+    batch.v *= 1e5
+    batch.v_cache *= 1e5
+    return batch
+
+
+@pytest.mark.parametrize("name", [None, *MUTATIONS])
+def test_mistakes_in_prefill_are_seen(name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = mutant(tmp_path, MUTATIONS[name] if name else None, "paged")
+    monkeypatch.setitem(globals(), "paged_attention", module.paged_attention)
+    assert seen(revealing_batch()) == (name is not None)
+
+
+@pytest.mark.parametrize("name", [None, *DECODE])
+def test_mistakes_in_decode_are_seen(name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = mutant(tmp_path, DECODE[name] if name else None, "decode")
+    monkeypatch.setattr(module, "PARTS", 2)
+    monkeypatch.setitem(globals(), "decode_attention", module.decode_attention)
+    batch = Decode([200], (2, 1), 64)
+    batch.k += 4 * torch.randn(1, 64)
+    assert seen(batch) == (name is not None)
