@@ -104,6 +104,23 @@ def test_decode_quantised_has_a_name_of_its_own(run, shift, smooth_k):
     assert tokens == {"decode/sage-paged-decode-int8-fp16": case.batch_size}
 
 
+def test_quantised_decode_with_the_buffers_of_a_graph(run, monkeypatch):
+    """As SGLang prepares a replay: its buffers filled for this batch, nothing of ours prepared."""
+    case = CASES["gqa_decode_page_boundary"]
+    prepared = SageAttnBackend.init_forward_metadata
+
+    def as_for_a_replay(backend, batch):
+        if not hasattr(backend, "cuda_graph_kv_indices"):
+            backend.init_cuda_graph_state(max_bs=8, max_num_tokens=8)
+            backend.init_forward_metadata_out_graph(batch, in_capture=True)
+        backend.init_forward_metadata_out_graph(batch)
+
+    monkeypatch.setattr(SageAttnBackend, "init_forward_metadata", as_for_a_replay)
+    error, tokens = run(case, decode="quantised")
+    monkeypatch.setattr(SageAttnBackend, "init_forward_metadata", prepared)
+    assert (error, tokens) == run(case, decode="quantised")
+
+
 @pytest.fixture
 def shift(tmp_path):
     save_file({"layers.0": torch.randn(2, 64)}, tmp_path / "shift.safetensors")
