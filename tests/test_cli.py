@@ -101,8 +101,8 @@ def test_flags_reach_the_configuration(call, monkeypatch):
         "compare", "m", "--candidate", "fa3", "--baseline", "triton", "--tasks", "a,b", "--limit", 3, "--mode",
         "throughput", "--data-dir", "d", "--output", "o", "--min", "a=0.5", "--min", "b=0.6", "--model-args", "x=1,y=z",
         "--task-args", "n=2", "--seed", 7, "--kernel", "torch", "--variant", "exact", "--smooth-k", "off", "--shift",
-        "s", "--decode", "exact", "--min-tokens", 5, "--strict", "--calibrate", "--arms", "reorder,control", "--margin", "a=0.01",
-        "--margin", "accuracy=0.1", "--fail-on", "worse,not-established", "--dry-run",
+        "s", "--decode", "exact", "--min-tokens", 5, "--strict", "--calibrate", "--arms", "reorder,control", "--margin",
+        "a=0.01", "--margin", "accuracy=0.1", "--fail-on", "worse,not-established", "--dry-run",
     )  # fmt: skip
     assert code == 0, err
     [config] = seen
