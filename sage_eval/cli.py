@@ -87,6 +87,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
     kernel: Annotated[str | None, _setting("kernel")] = None,
     variant: Annotated[str | None, _setting("variant")] = None,
     smooth_k: Annotated[str | None, _setting("smooth_k")] = None,
+    shift: Annotated[Path | None, _setting("shift")] = None,
     decode: Annotated[str | None, _setting("decode")] = None,
     min_tokens: Annotated[int | None, _setting("min_tokens")] = None,
     strict: Annotated[bool | None, _setting("strict", "--strict/--no-strict")] = None,
@@ -215,11 +216,12 @@ def kernels(
     columns: Annotated[str, typer.Option(help="kernels, separated by commas [default: all]")] = "",
     cases: Annotated[str, typer.Option(help="cases such as 'd128 4x4096', separated by ';' [default: all]")] = "",
     rounds: Annotated[int, typer.Option(min=1, help="times that each case's kernels are timed in turn")] = 3,
+    budget: Annotated[float, typer.Option(min=0, help="seconds after which no further case is begun")] = float("inf"),
 ) -> None:
     """Time prefill attention kernels side by side on this GPU, quantisation included."""
     from sage_eval.probes.bench_kernels import measure, split
 
-    measure(out, split(columns, ","), split(cases, ";"), rounds)
+    typer.echo(measure(out, split(columns, ","), split(cases, ";"), rounds, budget), nl=False)
 
 
 bench.command()(serving)

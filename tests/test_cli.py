@@ -101,9 +101,9 @@ def test_flags_reach_the_configuration(call, monkeypatch):
     code, _, err = call(
         "compare", "m", "--candidate", "fa3", "--baseline", "triton", "--tasks", "a,b", "--limit", 3, "--mode",
         "throughput", "--data-dir", "d", "--output", "o", "--min", "a=0.5", "--min", "b=0.6", "--model-args", "x=1,y=z",
-        "--task-args", "n=2", "--seed", 7, "--kernel", "torch", "--variant", "exact", "--smooth-k", "off", "--decode",
-        "exact", "--min-tokens", 5, "--strict", "--calibrate", "--arms", "reorder,control", "--margin", "a=0.01",
-        "--margin", "accuracy=0.1", "--fail-on", "worse,not-established",
+        "--task-args", "n=2", "--seed", 7, "--kernel", "torch", "--variant", "exact", "--smooth-k", "off", "--shift",
+        "s", "--decode", "exact", "--min-tokens", 5, "--strict", "--calibrate", "--arms", "reorder,control", "--margin",
+        "a=0.01", "--margin", "accuracy=0.1", "--fail-on", "worse,not-established",
         "--top-logprobs", 4, "--parallel", 3, "--dry-run",
     )  # fmt: skip
     assert code == 0, err
@@ -112,8 +112,8 @@ def test_flags_reach_the_configuration(call, monkeypatch):
         "model": "m", "candidate": "fa3", "baseline": "triton", "tasks": ["a", "b"], "limit": 3, "mode": "throughput",
         "data_dir": "d", "output": "o", "min": {"a": 0.5, "b": 0.6}, "model_args": {"x": 1, "y": "z"},
         "task_args": {"n": 2}, "seed": 7, "lm": "sglang-sage", "top_logprobs": 4, "parallel": 3,
-        "attention": {"kernel": "torch", "variant": "exact", "smooth_k": "off", "decode": "exact", "min_tokens": 5,
-                      "strict": True},
+        "attention": {"kernel": "torch", "variant": "exact", "smooth_k": "off", "shift": "s", "decode": "exact",
+                      "min_tokens": 5, "strict": True},
         "arms": ["repeat", "exact", "control", "reorder"], "margin": {"a": 0.01, "accuracy": 0.1},
         "fail_on": ["worse", "not established"],
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 `TritonAttnBackend` keeps the KV cache, the metadata, the CUDA graphs and decode, which is exact. Prefill goes through
 its one attribute `extend_attention_fwd`, replaced here: new tokens and cached prefix in one pass over the paged cache.
+With `decode=quantised` its `decode_attention_fwd` is replaced as well; graphs hold our kernels then.
 """
 
 from collections.abc import Callable
@@ -15,16 +16,18 @@ from torch import Tensor
 from sage_eval.attention import numerics
 from sage_eval.attention.coverage import COUNTER, Phase
 from sage_eval.attention.guard import CheckedCalls
+from sage_eval.attention.kernels.decode import decode_attention
 from sage_eval.attention.kernels.package import package_attention, package_version
-from sage_eval.attention.kernels.paged import paged_attention
+from sage_eval.attention.kernels.paged import TOP, paged_attention
 from sage_eval.attention.kernels.plan import Plan, make_plan
-from sage_eval.attention.routing import EXACT, Route, route
+from sage_eval.attention.routing import EXACT, Route, decode_kernel, route
 from sage_eval.attention.settings import AttentionSettings
+from sage_eval.attention.shift import shifts_for
 from sage_eval.errors import UsageError
 
 
 class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
-    """SageAttention for prefill, with or without a prefix; decode is the parent's exact kernel."""
+    """SageAttention for prefill, with or without a prefix; decode is the parent's exact kernel, or ours by setting."""
 
     needs_cpu_seq_lens = True  # the plan is made from host-side lengths
 
@@ -32,9 +35,13 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
         super().__init__(runner)
         _check(settings, runner.dtype)
         self.settings = settings
+        self.shifts = shifts_for(runner, settings)
         self._package = package_version() if settings.kernel == "package" else ""
         self._exact_extend: Callable[..., None] = self.extend_attention_fwd  # type: ignore[has-type]
         self.extend_attention_fwd = torch.compiler.disable(self._extend)  # type: ignore[no-untyped-call]
+        self._decode_kernel = decode_kernel(settings)
+        if self._decode_kernel != EXACT:
+            self.decode_attention_fwd = torch.compiler.disable(self._decode)  # type: ignore[no-untyped-call]
         self._lengths: tuple[list[int], list[int]] = ([], [])
         self._routes: list[Route] = []
         self._counts: dict[tuple[Phase, str], int] = {}
@@ -47,7 +54,7 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
         if mode.is_idle():
             return
         if mode.is_decode():
-            COUNTER.add("decode", EXACT, forward_batch.batch_size * COUNTER.layers)
+            COUNTER.add("decode", self._decode_kernel, forward_batch.batch_size * COUNTER.layers)
             return
         prefixes, news = (_on_host(forward_batch, name) for name in ("extend_prefix_lens", "extend_seq_lens"))
         self._lengths = prefixes, news
@@ -61,7 +68,7 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
         mode = getattr(forward_batch, "actual_forward_mode", forward_batch.forward_mode)
         if not in_capture and mode.is_decode():
             rows = forward_batch.batch_size - getattr(forward_batch, "num_padding", 0)
-            COUNTER.add("decode", EXACT, rows * COUNTER.layers)
+            COUNTER.add("decode", self._decode_kernel, rows * COUNTER.layers)
 
     def _extend(
         self,
@@ -79,14 +86,14 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
     ) -> None:
         """In place of Triton's `extend_attention_fwd`, whose arguments these are: one layer of a prefill batch."""
         # rest: custom_mask, is_causal, mask_indptr, max_len_extend, k_scale, v_scale, sm_scale
-        scale, smooth = rest[6], self.settings.smooth_k != "off"
+        scale, smooth, shift = rest[6], self.settings.smooth_k != "off", self.shifts.get(self.layer_id)
         prefixes, news = self._lengths
         starts = [0, *accumulate(news)]
         gathers = [0, *accumulate(prefixes)]
         if self._plan is not None:
             paged_attention(
                 q, k, v, out, k_cache, v_cache, kv_indices, self._plan,
-                scale=scale, variant=self.settings.variant, smooth=smooth,
+                scale=scale, variant=self.settings.variant, smooth=smooth, shift=shift,
             )  # fmt: skip
         for kernel, first, last in self._routes:
             if kernel == EXACT:
@@ -103,10 +110,29 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
                     slots = kv_indices[gathers[i] : gathers[i + 1]]
                     out[rows] = numerics.attention(
                         q[rows], torch.cat([k_cache[slots], k[rows]]), torch.cat([v_cache[slots], v[rows]]),
-                        scale=scale, variant=self.settings.variant, smooth_k=self.settings.smooth_k,
+                        scale=scale, variant=self.settings.variant, smooth_k=self.settings.smooth_k, k_shift=shift,
                     )  # fmt: skip
         for (phase, kernel), tokens in self._counts.items():
             COUNTER.add(phase, kernel, tokens)
+
+    def _decode(
+        self,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        out: Tensor,
+        kv_indptr: Tensor,
+        kv_indices: Tensor,
+        *rest: Any,
+        **_: Any,
+    ) -> None:
+        """In place of Triton's `decode_attention_fwd`, whose arguments these are: one layer of a decode step."""
+        # rest: attn_logits, attn_lse, num_kv_splits, max_kv_splits, sm_scale, k_scale, v_scale
+        variant = self.settings.variant
+        decode_attention(
+            q, out, k_cache, v_cache, kv_indptr, kv_indices, scale=rest[4], top=TOP[variant],
+            fp8=variant == "int8-fp8", smooth=self.settings.smooth_k != "off", shift=self.shifts.get(self.layer_id),
+        )  # fmt: skip
 
 
 def _on_host(forward_batch: Any, name: str) -> list[int]:
@@ -119,10 +145,13 @@ def _on_host(forward_batch: Any, name: str) -> list[int]:
 def _check(settings: AttentionSettings, dtype: torch.dtype) -> None:
     if dtype not in (torch.float16, torch.bfloat16):
         raise UsageError(f"sage_attn cannot serve dtype={dtype} on CUDA: use dtype=bfloat16 or float16")
-    if settings.decode == "quantised":
-        raise UsageError("decode=quantised is there without a GPU only (kernel=torch on a CPU host); use decode=exact")
-    if settings.smooth_k == "static":
-        raise UsageError("smooth_k=static needs a calibrated shift, which the engine does not make yet; use sequence")
+    if settings.decode == "quantised" and settings.min_tokens:
+        raise UsageError(
+            f"decode=quantised computes every sequence with one kernel on CUDA, also those below "
+            f"min_tokens={settings.min_tokens}: use min_tokens=0 or decode=exact"
+        )
+    if settings.kernel == "package" and settings.smooth_k == "static":
+        raise UsageError("kernel=package knows no fixed shift: use kernel=paged with smooth_k=static")
     if settings.kernel == "package" and settings.variant not in ("int8-fp16", "exact"):
         raise UsageError(f"kernel=package computes int8-fp16 only, not variant={settings.variant}: use kernel=paged")
     if settings.variant == "int8-fp8" and settings.kernel != "torch" and torch.cuda.get_device_capability() < (8, 9):

@@ -4,6 +4,7 @@ SGLang's `TorchNativeAttnBackend` writes the KV cache and walks the batch; its t
 places where attention is computed, and the only ones replaced here. Slow on purpose: it is the definition, served.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from sage_eval.attention import numerics
 from sage_eval.attention.coverage import COUNTER, Phase
 from sage_eval.attention.guard import CheckedCalls
 from sage_eval.attention.settings import AttentionSettings
+from sage_eval.attention.shift import shifts_for
 from sage_eval.errors import UsageError
 
 
@@ -24,13 +26,14 @@ def kernel_name(variant: str) -> str:
 class SageTorchAttnBackend(CheckedCalls, TorchNativeAttnBackend):  # type: ignore[misc]
     """SageAttention in plain PyTorch, for prefill (with or without a prefix) and decode."""
 
+    shifts: Mapping[int, torch.Tensor] = {}  # by layer, with smooth_k=static
+
     def __init__(self, runner: Any, settings: AttentionSettings) -> None:
         super().__init__(runner)
         if settings.kernel not in ("auto", "torch"):
             raise UsageError(f"kernel={settings.kernel} needs a CUDA GPU; on this host use kernel=torch (or auto)")
-        if settings.smooth_k == "static":
-            raise UsageError("smooth_k=static needs the paged CUDA kernels; on this host use sequence or off")
         self.settings = settings
+        self.shifts = shifts_for(runner, settings)
 
     def _run_sdpa_forward_extend(
         self,
@@ -92,5 +95,6 @@ class SageTorchAttnBackend(CheckedCalls, TorchNativeAttnBackend):  # type: ignor
         variant = "exact" if exact else settings.variant
         COUNTER.add(phase, kernel_name(variant), len(q))
         return numerics.attention(
-            q, k, v, scale=scaling or q.shape[-1] ** -0.5, variant=variant, smooth_k=settings.smooth_k
-        )
+            q, k, v, scale=scaling or q.shape[-1] ** -0.5, variant=variant,
+            smooth_k=settings.smooth_k, k_shift=self.shifts.get(self.layer_id),
+        )  # fmt: skip

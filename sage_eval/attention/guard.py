@@ -94,16 +94,23 @@ def check_call(extra: dict[str, Any]) -> None:
 
 
 class CheckedCalls:
-    """A base before an SGLang backend: hands attention calls on once `check_call` has seen their extras."""
+    """A base before an SGLang backend: hands attention calls on once `check_call` has seen their extras.
+
+    `layer_id` is the layer of the call under way: the methods that SGLang's backends let us replace are not told it.
+    """
+
+    layer_id = 0
 
     def forward_extend(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **extra: Any
     ) -> Any:
         check_call(extra)
+        self.layer_id = layer.layer_id
         return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)  # type: ignore[misc]
 
     def forward_decode(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True, **extra: Any
     ) -> Any:
         check_call(extra)
+        self.layer_id = layer.layer_id
         return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)  # type: ignore[misc]

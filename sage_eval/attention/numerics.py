@@ -16,8 +16,8 @@ with one scale a channel. Hopper's matrix units sum FP8 products with about 14 s
 (one instruction) the running sum is cut to 13 fraction bits here, and after 64 keys it is promoted to fp32. What the
 hardware does within an instruction is not modelled.
 
-Nothing here is tuned for a GPU, but a CPU engine runs on it: one loop, over groups of key blocks, all heads and all
-query rows that see them at once. Integer codes are multiplied as fp32, exactly (127 · 127 · 128 < 2^24).
+Nothing here is tuned for a GPU, but a CPU engine runs on it: for each query block one loop over groups of key blocks,
+all heads at once. Integer codes are multiplied as fp32, exactly (127 · 127 · 128 < 2^24).
 """
 
 import math
@@ -36,7 +36,7 @@ LOG2_E = math.log2(math.e)
 FP8_MAX = 448.0
 FP8_P_SCALE = 256.0  # a power of two: P in [0, 1] uses e4m3's range without another rounding
 _BITS = {"int8-fp16": 8, "int8-fp8": 8, "int4-fp16": 4}
-_GROUP_ELEMENTS = 1 << 19  # logits held at once; small enough for a cache, large enough to hide Python
+_GROUP_ELEMENTS = {"cpu": 1 << 18}  # logits held at once: small enough for a cache there, to hide Python elsewhere
 
 
 def attention(
@@ -84,44 +84,57 @@ def attention(
         q_scales = q_scales.repeat_interleave(QUERY_BLOCK, 0)[:tq]
     v_rows, v_scale = _value_operand(v, variant)
 
-    # Rows (query, head of the group), so that "all rows from query r on" is a view that one batched product takes.
+    # Rows (query, head of the group), so that the rows of a query block are a view that one batched product takes.
     group = hq // hkv
     q_rows = q_rows.float().view(tq, hkv, group, dim).transpose(0, 1).reshape(hkv, tq * group, dim)
     q_scales = q_scales.view(tq, hkv, group).transpose(0, 1).reshape(hkv, tq * group, 1, 1)
     k_cols = zero_pad(k_cols.float(), (0, 0, 0, 0, 0, pad)).permute(1, 2, 0).contiguous()  # [Hkv, D, keys]
     v_rows = zero_pad(v_rows, (0, 0, 0, 0, 0, pad)).transpose(0, 1).reshape(hkv, key_blocks, KEY_BLOCK, dim)
     last_key = torch.arange(tk - tq, tk) if causal else torch.full((tq,), tk - 1)
-    last_key = last_key.to(q.device)
 
-    acc = q_rows.new_zeros(hkv, tq * group, dim)
-    total = q_rows.new_zeros(hkv, tq * group)
-    peak = q_rows.new_full((hkv, tq * group), -math.inf)
-    step = max(1, _GROUP_ELEMENTS // (hq * tq * KEY_BLOCK))
-    for b0 in range(0, key_blocks, step):
-        b1 = min(b0 + step, key_blocks)
-        first = max(0, b0 * KEY_BLOCK - (tk - tq)) if causal else 0  # earlier queries see none of these keys
-        rows = slice(first * group, None)
+    out = torch.empty_like(q_rows)
+    for start in range(0, tq, QUERY_BLOCK):
+        rows = slice(start * group, (start + QUERY_BLOCK) * group)
+        out[:, rows] = _attend_block(
+            q_rows[:, rows], q_scales[:, rows], k_cols, k_scales, v_rows,
+            last_key[start : start + QUERY_BLOCK], group, variant,
+        )  # fmt: skip
+    out.mul_(v_scale.unsqueeze(1))
+    return out.view(hkv, tq, group, dim).transpose(0, 1).reshape(tq, hq, dim).to(q.dtype)
+
+
+def _attend_block(
+    q: Tensor, q_scales: Tensor, k_cols: Tensor, k_scales: Tensor, v_rows: Tensor, last_key: Tensor, group: int,
+    variant: "Variant",
+) -> Tensor:  # fmt: skip
+    """The rows of one query block, over the key blocks that its last query sees.
+
+    Nothing here, shapes included, depends on queries outside of the block or on later keys: with a fixed shift its bits
+    are the same whether the sequence comes whole or in chunks that end on block borders.
+    """
+    hkv, count, dim = q.shape
+    seen = int(last_key[-1]) // KEY_BLOCK + 1
+    acc, total = q.new_zeros(hkv, count, dim), q.new_zeros(hkv, count)
+    peak = q.new_full((hkv, count), -math.inf)
+    step = max(1, _GROUP_ELEMENTS.get(q.device.type, 1 << 24) // (hkv * count * KEY_BLOCK))
+    for b0 in range(0, seen, step):
+        b1 = min(b0 + step, seen)
         keys = slice(b0 * KEY_BLOCK, b1 * KEY_BLOCK)
-
-        s = torch.bmm(q_rows[:, rows], k_cols[:, :, keys]).view(hkv, -1, b1 - b0, KEY_BLOCK)
+        s = torch.bmm(q, k_cols[:, :, keys]).view(hkv, count, b1 - b0, KEY_BLOCK)
         if variant != "exact":
-            s *= q_scales[:, rows] * k_scales[b0:b1].T.reshape(hkv, 1, -1, 1)
-        _mask(s, last_key[first:], keys, group)
+            s *= q_scales * k_scales[b0:b1].T.reshape(hkv, 1, -1, 1)
+        _mask(s, last_key, keys, group)
 
         # The running maximum block by block, and what each block weighs once the group's last maximum is known.
-        old_peak = peak[:, rows, None]
-        peaks = torch.cummax(torch.cat([old_peak, s.amax(-1)], -1), -1).values
+        peaks = torch.cummax(torch.cat([peak[:, :, None], s.amax(-1)], -1), -1).values
         p = s.sub_(peaks[:, :, 1:, None]).exp2_()
         weights = torch.exp2(peaks - peaks[:, :, -1:])
         out = _block_products(p, v_rows[:, b0:b1], variant)  # [Hkv, blocks, rows, D]
-        sums = torch.cat([total[:, rows, None], p.sum(-1)], -1)
-        total[:, rows] = (weights * sums).sum(-1)
-        acc[:, rows] *= weights[:, :, :1]
-        acc[:, rows] += (out * weights[:, :, 1:].transpose(1, 2).unsqueeze(-1)).sum(1) if b1 - b0 > 1 else out[:, 0]
-        peak[:, rows] = peaks[:, :, -1]
-
-    out = acc.div_(total.unsqueeze(-1)).mul_(v_scale.unsqueeze(1))
-    return out.view(hkv, tq, group, dim).transpose(0, 1).reshape(tq, hq, dim).to(q.dtype)
+        total = (weights * torch.cat([total[:, :, None], p.sum(-1)], -1)).sum(-1)
+        acc *= weights[:, :, :1]
+        acc += (out * weights[:, :, 1:].transpose(1, 2).unsqueeze(-1)).sum(1) if b1 - b0 > 1 else out[:, 0]
+        peak = peaks[:, :, -1]
+    return acc.div_(total.unsqueeze(-1))
 
 
 def quantise_q(q: Tensor, scale: float, bits: int = 8) -> tuple[Tensor, Tensor]:
@@ -179,7 +192,7 @@ def _mask(s: Tensor, last_key: Tensor, keys: slice, group: int) -> None:
     """Set the logits of keys after each query's last one to -inf; s is [Hkv, queries · group, blocks, 64]."""
     rows = int((last_key < keys.stop - 1).sum())  # last_key ascends: only the first rows can be cut
     if rows:
-        hidden = torch.arange(keys.start, keys.stop, device=s.device) > last_key[:rows, None]
+        hidden = (torch.arange(keys.start, keys.stop) > last_key[:rows, None]).to(s.device)
         s[:, : rows * group].view(len(s), rows, group, *s.shape[2:]).masked_fill_(
             hidden.view(1, rows, 1, *s.shape[2:]), -math.inf
         )

@@ -7,9 +7,10 @@ A setting `variant` is `--model_args variant=…` in lm-eval, a flag of `sage-ev
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from sage_eval.errors import UsageError
 
@@ -37,11 +38,17 @@ class AttentionSettings(BaseModel):
     smooth_k: Smoothing = Field(
         "sequence",
         description="what is subtracted from K before quantisation: the sequence's own mean, a shift fixed once per "
-        "model and layer, or nothing",
+        "model and layer (static, from the file named by shift), or nothing",
+    )
+    shift: Path | None = Field(
+        None,
+        description="with smooth_k=static: safetensors file of the shifts, one a layer, as `sage-eval calibrate MODEL` "
+        "writes it",
     )
     decode: Literal["auto", "exact", "quantised"] = Field(
         "auto",
-        description="numerics of single-token decode steps: auto is quantised with kernel=torch and exact on CUDA",
+        description="numerics of single-token decode steps: auto is quantised with kernel=torch without a GPU and "
+        "exact on CUDA; quantised has INT8 Q·K over the paged cache there",
     )
     min_tokens: int = Field(
         0, ge=0, description="a sequence shorter than this many tokens is computed exactly (decided per sequence)"
@@ -50,9 +57,29 @@ class AttentionSettings(BaseModel):
         False, description="with kernel=package: a token that the package cannot serve is an error, not a fallback"
     )
 
+    @field_serializer("shift")
+    def _path_as_text(self, path: Path | None) -> str | None:
+        return None if path is None else str(path)
+
+    def check(self) -> None:
+        """Raise `UsageError` for settings that do not go together."""
+        if self.smooth_k == "static" and self.shift is None:
+            raise UsageError(
+                "smooth_k=static needs the model's shifts: write them with `sage-eval calibrate MODEL` and pass the "
+                "file as shift=FILE, or use smooth_k=sequence"
+            )
+        if self.smooth_k == "sequence" and self.shift is not None:
+            raise UsageError(f"shift={self.shift} is read with smooth_k=static only: set that too, or leave it out")
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "AttentionSettings":
         """Validate `values`; raises `UsageError` naming the setting, the bad value and the valid ones."""
+        settings = cls._parse(values)
+        settings.check()
+        return settings
+
+    @classmethod
+    def _parse(cls, values: Mapping[str, Any]) -> "AttentionSettings":
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -62,15 +89,18 @@ class AttentionSettings(BaseModel):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "AttentionSettings":
-        """Read `SAGE_ATTN_*`; an unknown name with that prefix is a `UsageError`, since a typo would go unnoticed."""
+        """Read `SAGE_ATTN_*`; an unknown name with that prefix is a `UsageError`, since a typo would go unnoticed.
+
+        Other sources may complete what the environment says, so that `check` is left to the caller.
+        """
         environ = os.environ if environ is None else environ
         values = {
             name.removeprefix(ENV_PREFIX).lower(): value
             for name, value in environ.items()
             if name.startswith(ENV_PREFIX)
         }
-        return cls.from_mapping(values)
+        return cls._parse(values)
 
     def to_env(self) -> dict[str, str]:
         """The environment variables that make `from_env` return these settings."""
-        return {ENV_PREFIX + name.upper(): str(value) for name, value in self.model_dump().items()}
+        return {ENV_PREFIX + name.upper(): str(value) for name, value in self.model_dump(exclude_none=True).items()}

@@ -16,8 +16,14 @@ def check_before_start(options: ArmOptions) -> Any:
         from sage_eval.attention.guard import check_head_dim
 
         text = config.get_text_config()
-        check_head_dim(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        check_head_dim(head_dim)
         check_package(options)
+        if options.attention and options.attention.smooth_k == "static" and options.attention.shift:
+            from sage_eval.attention.shift import load_shifts
+
+            kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+            load_shifts(options.attention.shift, text.num_hidden_layers, kv_heads, head_dim)
     for name in ("port", "nccl_port"):
         if name in options.engine:
             check_port(int(options.engine[name]), name)

@@ -90,5 +90,5 @@ def _model_args(config: RunConfig, arm: Wanted) -> dict[str, Any]:
             else {"attention_backend": backend}
         )
     if "sage_attn" in (arguments.get(f"{phase}attention_backend") for phase in ("", "prefill_", "decode_")):
-        arguments |= arm.attention.model_dump()
+        arguments |= arm.attention.model_dump(exclude_none=True)
     return arguments

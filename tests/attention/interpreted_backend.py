@@ -8,6 +8,7 @@ import unittest
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from sglang.srt.layers.attention import triton_backend
 from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
@@ -17,6 +18,7 @@ from sglang.test.kits.attention_unittest.attention_methods import dense_attentio
 from sage_eval.attention.backend import SageAttnBackend
 from sage_eval.attention.coverage import CoverageCounter
 from sage_eval.attention.settings import AttentionSettings
+from sage_eval.errors import UsageError
 
 load_plugins()
 RAGGED = kit.DenseAttentionCase(
@@ -92,3 +94,57 @@ def test_decode_is_exact_and_counted(run):
     error, tokens = run(case)
     assert error < 1e-3
     assert tokens == {"decode/triton-exact": case.batch_size}
+
+
+@pytest.mark.parametrize("smooth_k", ["sequence", "static"])
+def test_decode_quantised_has_a_name_of_its_own(run, shift, smooth_k):
+    case = CASES["gqa_decode_page_boundary"]
+    error, tokens = run(case, decode="quantised", smooth_k=smooth_k, shift=shift if smooth_k == "static" else None)
+    assert 3e-4 < error < 1e-2
+    assert tokens == {"decode/sage-paged-decode-int8-fp16": case.batch_size}
+
+
+def test_quantised_decode_with_the_buffers_of_a_graph(run, monkeypatch):
+    """As SGLang prepares a replay: its buffers filled for this batch, nothing of ours prepared."""
+    case = CASES["gqa_decode_page_boundary"]
+    prepared = SageAttnBackend.init_forward_metadata
+
+    def as_for_a_replay(backend, batch):
+        if not hasattr(backend, "cuda_graph_kv_indices"):
+            backend.init_cuda_graph_state(max_bs=8, max_num_tokens=8)
+            backend.init_forward_metadata_out_graph(batch, in_capture=True)
+        backend.init_forward_metadata_out_graph(batch)
+
+    monkeypatch.setattr(SageAttnBackend, "init_forward_metadata", as_for_a_replay)
+    error, tokens = run(case, decode="quantised")
+    monkeypatch.setattr(SageAttnBackend, "init_forward_metadata", prepared)
+    assert (error, tokens) == run(case, decode="quantised")
+
+
+@pytest.fixture
+def shift(tmp_path):
+    save_file({"layers.0": torch.randn(2, 64)}, tmp_path / "shift.safetensors")
+    return tmp_path / "shift.safetensors"
+
+
+def test_a_fixed_shift_reaches_the_kernel(run, shift):
+    """One far from the keys costs accuracy; the sequence's mean, or a shift of zeros, does not."""
+    error, tokens = run(RAGGED, smooth_k="static", shift=shift)
+    assert 1e-3 < error < 2e-2
+    assert tokens == {"prefill/sage-paged-int8-fp16": 150, "prefill_prefix/sage-paged-int8-fp16": 78}
+    save_file({"layers.0": torch.full((2, 64), 50.0)}, shift)
+    far, _ = run(RAGGED, smooth_k="static", shift=shift)
+    assert far > 3 * error
+
+
+@pytest.mark.parametrize(
+    ("settings", "hint"),
+    [
+        ({"decode": "quantised", "min_tokens": 5}, "min_tokens=0"),
+        ({"smooth_k": "static"}, "sage-eval calibrate MODEL"),
+        ({"kernel": "package", "smooth_k": "static", "shift": "file"}, "kernel=paged"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(run, settings, hint):
+    with pytest.raises(UsageError, match=hint):
+        run(CASES["gqa_decode_page_boundary"], **settings)

@@ -1,13 +1,21 @@
 """The kernels under Triton's interpreter; `test_kernels_interpreted.py` runs this file in a process of its own."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from sage_eval.attention import numerics
+from sage_eval.attention.kernels import decode
+from sage_eval.attention.kernels.decode import decode_attention
 from sage_eval.attention.kernels.paged import TOP, paged_attention
 from sage_eval.attention.kernels.plan import make_plan
 from sage_eval.attention.kernels.quantise import quantise
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mutations import DECODE, MUTATIONS, mutant
 
 
 class Batch:
@@ -151,3 +159,130 @@ def test_sequences_that_are_not_served_are_left_alone() -> None:
     paged_attention(batch.q, *batch.sources()[:2], out, *batch.sources()[2:], plan, scale=batch.scale)
     assert out[:10].eq(9.0).all()
     torch.testing.assert_close(out[10:], batch.run()[10:], rtol=0, atol=0)
+
+
+@pytest.fixture
+def few_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two parts in place of 32: parts of several blocks, at lengths that the interpreter can do."""
+    monkeypatch.setattr(decode, "PARTS", 2)
+
+
+class Decode:
+    """One query a sequence; the keys lie scattered over a pool whose other rows are NaN."""
+
+    def __init__(
+        self, lengths: list[int], heads: tuple[int, int], dim: int, dtype: torch.dtype = torch.float16
+    ) -> None:
+        generator = torch.Generator().manual_seed(dim)
+        total, self.lengths, self.scale = sum(lengths), lengths, dim**-0.5
+        self.q = torch.randn(len(lengths), heads[0], dim, generator=generator).to(dtype)
+        self.k, self.v = torch.randn(2, total, heads[1], dim, generator=generator).to(dtype)
+        self.indices = torch.randperm(total + 40, generator=generator)[:total]
+        self.total = total
+
+    def run(self, which: list[int] | None = None, **options: object) -> Tensor:
+        which = list(range(len(self.lengths))) if which is None else which
+        pools = [torch.full((self.total + 40, *x.shape[1:]), torch.nan, dtype=x.dtype) for x in (self.k, self.v)]
+        for pool, x in zip(pools, (self.k, self.v), strict=True):
+            pool[self.indices] = x
+        parts = self.indices.split(self.lengths)
+        indptr = torch.tensor([0, *(self.lengths[i] for i in which)]).cumsum(0).int()
+        q = self.q[which]
+        out = torch.full_like(q, torch.nan)
+        decode_attention(q, out, *pools, indptr, torch.cat([parts[i] for i in which]), scale=self.scale, **options)  # type: ignore[arg-type]
+        return out
+
+    def check(
+        self, variant: str = "int8-fp16", smooth_k: str = "sequence", limit: float = 1e-3, **options: Tensor
+    ) -> None:
+        out = self.run(top=TOP[variant], smooth=smooth_k != "off", shift=options.get("k_shift"))
+        for i, (k, v) in enumerate(zip(self.k.split(self.lengths), self.v.split(self.lengths), strict=True)):
+            want = numerics.attention(
+                self.q[i : i + 1].float(), k.float(), v.float(), scale=self.scale, variant=variant, smooth_k=smooth_k,
+                **options,
+            )[0]  # type: ignore[arg-type]  # fmt: skip
+            assert (out[i].float() - want).norm() <= limit * want.norm()
+
+
+@pytest.mark.usefixtures("few_parts")
+@pytest.mark.parametrize(("heads", "dim"), [((3, 1), 64), ((4, 2), 96), ((2, 1), 128)])
+def test_decode(heads: tuple[int, int], dim: int) -> None:
+    Decode([300, 1, 64], heads, dim).check()
+
+
+@pytest.mark.usefixtures("few_parts")
+def test_decode_smoothing_and_int4() -> None:
+    batch = Decode([100], (2, 1), 64)
+    batch.k += 4 * torch.randn(1, 64)
+    batch.check()
+    batch.check(smooth_k="static", k_shift=4 * torch.randn(1, 64))
+    batch.check(smooth_k="off")
+    batch.check("int4-fp16")
+
+
+@pytest.mark.usefixtures("few_parts")
+def test_decode_with_v_beyond_fp16() -> None:
+    batch = Decode([70], (2, 1), 64, torch.bfloat16)
+    batch.v *= 1e6
+    batch.check(limit=4e-3)  # the output is bf16
+
+
+def test_decode_with_empty_parts() -> None:
+    """Five blocks of keys in 32 parts."""
+    Decode([5 * 64 - 5], (1, 1), 64).check()
+
+
+@pytest.mark.usefixtures("few_parts")
+def test_decode_bits_do_not_depend_on_batch_mates() -> None:
+    batch = Decode([65, 1, 130], (2, 1), 64)
+    together = batch.run()
+    assert torch.equal(batch.run([2, 0]), together[[2, 0]])
+
+
+def test_with_a_fixed_shift_chunks_prefixes_and_batches_give_the_same_bits() -> None:
+    length, cut = 320, 128
+    whole, shift = Batch([0], [length], (2, 1), 64), torch.randn(1, 64)
+    want = whole.run(shift=shift)
+    pieces = Batch([cut, 0], [length - cut, cut], (2, 1), 64)  # the later piece first
+    pieces.q, pieces.k, pieces.v = (torch.cat([x[cut:], x[:cut]]) for x in (whole.q, whole.k, whole.v))
+    pieces.k_cache[pieces.indices], pieces.v_cache[pieces.indices] = whole.k[:cut], whole.v[:cut]
+    got = pieces.run(shift=shift)
+    assert torch.equal(torch.cat([got[length - cut :], got[: length - cut]]), want)
+
+
+def seen(batch: Batch | Decode) -> bool:
+    """Whether the comparison with the definition fails (an overflow gives NaN, which fails too)."""
+    try:
+        batch.check(limit=4e-3)
+    except AssertionError:
+        return True
+    return False
+
+
+def revealing_batch() -> Batch:
+    """Unequal sequences, K with offsets, V beyond fp16: each mistake shows on some part of it."""
+    batch = Batch([0, 65], [67, 70], (2, 1), 64, torch.bfloat16)
+    offset = 30 * torch.randn(1, 64)
+    batch.k += offset
+    batch.k_cache += offset
+    batch.k[:67] -= 2 * offset
+    batch.v *= 1e5
+    batch.v_cache *= 1e5
+    return batch
+
+
+@pytest.mark.parametrize("name", [None, *MUTATIONS])
+def test_mistakes_in_prefill_are_seen(name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = mutant(tmp_path, MUTATIONS[name] if name else None, "paged")
+    monkeypatch.setitem(globals(), "paged_attention", module.paged_attention)
+    assert seen(revealing_batch()) == (name is not None)
+
+
+@pytest.mark.parametrize("name", [None, *DECODE])
+def test_mistakes_in_decode_are_seen(name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = mutant(tmp_path, DECODE[name] if name else None, "decode")
+    monkeypatch.setattr(module, "PARTS", 2)
+    monkeypatch.setitem(globals(), "decode_attention", module.decode_attention)
+    batch = Decode([200], (2, 1), 64)
+    batch.k += 4 * torch.randn(1, 64)
+    assert seen(batch) == (name is not None)

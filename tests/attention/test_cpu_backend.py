@@ -123,10 +123,13 @@ def test_decode_can_be_exact_alone(monkeypatch):
     assert COUNTER.snapshot()["tokens"]["decode/sage-torch-exact"] == before + 3
 
 
-@pytest.mark.parametrize(("name", "value"), [("KERNEL", "paged"), ("KERNEL", "package"), ("SMOOTH_K", "static")])
-def test_settings_that_need_a_gpu_are_refused(name, value, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [("KERNEL", "paged", "CUDA"), ("KERNEL", "package", "CUDA"), ("SMOOTH_K", "static", "sage-eval calibrate MODEL")],
+)
+def test_settings_that_cannot_be_served_are_refused(name, value, hint, monkeypatch):
     monkeypatch.setenv(f"SAGE_ATTN_{name}", value)
-    with pytest.raises(UsageError, match="CUDA"):
+    with pytest.raises(UsageError, match=hint):
         run(CASES[0])
 
 

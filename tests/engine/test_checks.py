@@ -2,10 +2,12 @@ import json
 import socket
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from sage_eval.engine.checks import check_before_start, check_port
 from sage_eval.engine.options import ArmOptions
-from sage_eval.errors import PrerequisiteError, UsageError
+from sage_eval.errors import DataError, PrerequisiteError, UsageError
 
 
 def refuse(model, **arguments):
@@ -43,6 +45,12 @@ def test_the_package_kernel_needs_the_package(reference_model, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(PrerequisiteError, match="pip install sageattention"):
         refuse(reference_model, attention_backend="sage_attn", kernel="package")
+
+
+def test_a_shift_of_another_model_is_refused(reference_model, tmp_path):
+    save_file({"layers.0": torch.zeros(1, 64)}, tmp_path / "other")
+    with pytest.raises(DataError, match="sage-eval calibrate MODEL"):
+        refuse(reference_model, attention_backend="sage_attn", smooth_k="static", shift=str(tmp_path / "other"))
 
 
 def test_a_port_in_use_is_refused_and_a_free_one_is_not(reference_model):

@@ -176,15 +176,23 @@ def test_bits_do_not_depend_on_the_batch(source: str) -> None:
             assert torch.equal(out, whole[i])
 
 
-@pytest.mark.parametrize("cut", [128, 512, 896])
-def test_with_a_fixed_shift_chunks_give_the_same_bits(cut: int, source: str) -> None:
-    batch = Batch([0], [1024], (8, 2))
-    shift = torch.randn(2, 128, device="cuda")
-    (whole,) = batch.run(shift=shift)
-    chunks = Batch([0, cut], [cut, 1024 - cut], (8, 2))
-    chunks.q, chunks.k, chunks.v = batch.q, batch.k, batch.v
-    chunks.k_cache[chunks.indices], chunks.v_cache[chunks.indices] = batch.k[:cut], batch.v[:cut]
-    assert torch.equal(torch.cat(chunks.run(shift=shift)), whole)
+@pytest.mark.parametrize("variant", ["int8-fp16", "int4-fp16"])
+@pytest.mark.parametrize("cuts", [[512], [128, 896], [512, 1024, 1536]])
+def test_with_a_fixed_shift_chunks_and_prefixes_give_the_same_bits(cuts: list[int], variant: str, source: str) -> None:
+    """One sequence whole; and its pieces after what came before them, in one shuffled batch and one by one."""
+    length, shift = 2000, torch.randn(2, 128, device="cuda")
+    batch = Batch([0], [length], (8, 2))
+    (whole,) = batch.run(shift=shift, variant=variant)
+    starts, ends = [0, *cuts], [*cuts, length]
+    pieces = Batch(starts, [b - a for a, b in zip(starts, ends, strict=True)], (8, 2))
+    pieces.q, pieces.k, pieces.v = batch.q, batch.k, batch.v
+    for start, slots in zip(starts, pieces.indices.split(starts), strict=True):
+        pieces.k_cache[slots], pieces.v_cache[slots] = batch.k[:start], batch.v[:start]
+    order = list(range(len(starts)))[::-1]
+    together = dict(zip(order, pieces.run(order, shift=shift, variant=variant), strict=True))
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        assert torch.equal(together[i], whole[start:end])
+        assert torch.equal(pieces.run([i], shift=shift, variant=variant)[0], whole[start:end])
 
 
 def test_v_beyond_fp16_is_scaled(source: str) -> None:

@@ -42,6 +42,20 @@ def _load_rows(
 
 
 @triton.jit
+def value_scale(peak, COLS: tl.constexpr, FP8: tl.constexpr):
+    """What a head's V is divided by, a channel, for its largest values `peak`.
+
+    In fp16 2^max(0, e - 9), e as frexp has it: |V| <= 512 keeps the sum of 64 products inside fp16.
+    """
+    if FP8:
+        return tl.maximum(tl.div_rn(peak, tl.full([COLS], FP8_MAX, tl.float32)), TINY)
+    else:
+        biased = (tl.max(peak, 0).to(tl.int32, bitcast=True) >> 23) & 0xFF
+        exponent = tl.maximum(biased - 126 - 9, 0)
+        return (tl.zeros([COLS], tl.int32) + ((exponent + 127) << 23)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _sum_kernel(
     k, v, k_cache, v_cache, indices, sequences, chunks, sums, peaks,
     k_stride, v_stride, k_cache_stride, v_cache_stride,
@@ -83,15 +97,7 @@ def _total_kernel(
         peak = tl.maximum(peak, tl.max(tl.load(peaks + place, mask=valid, other=0.0), 0))
     target = (index * HEADS + head) * COLS + col
     tl.store(means + target, tl.div_rn(total, tl.full([COLS], 1.0, tl.float32) * length))
-    if FP8:
-        scale = tl.maximum(tl.div_rn(peak, tl.full([COLS], FP8_MAX, tl.float32)), TINY)
-    else:
-        # 2^max(0, e - 9) with e as frexp has it: |V| <= 512 keeps the sum of 64 products inside fp16.
-        biased = (tl.max(peak, 0).to(tl.int32, bitcast=True) >> 23) & 0xFF
-        exponent = tl.maximum(biased - 126 - 9, 0)
-        scale = tl.zeros([COLS], tl.int32) + ((exponent + 127) << 23)
-        scale = scale.to(tl.float32, bitcast=True)
-    tl.store(v_scales + target, scale)
+    tl.store(v_scales + target, value_scale(peak, COLS, FP8))
 
 
 @triton.jit
