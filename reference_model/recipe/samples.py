@@ -25,7 +25,7 @@ Pair = tuple[str, str]
 
 
 class Sampler:
-    """Makes samples from a tokenizer, a haystack and a source of keys; all that is random comes from the caller's `rng`."""
+    """Makes samples from a tokenizer, a haystack and a source of keys; what is random comes from the caller's `rng`."""
 
     def __init__(self, tokenizer: Tokenizer, haystack: Haystack, key: Draw, words: Words) -> None:
         self._tokenizer, self.haystack, self._key, self._words = tokenizer, haystack, key, words
@@ -53,7 +53,7 @@ class Sampler:
         places = self.haystack.borders(text)
         if len(places) < 4:
             places = np.arange(1, max(2, len(text)))
-        places = rng.choice(places, needles)
+        places = rng.choice(places, len(items))
         pieces, last = [(head, TEMPLATE)], 0
         for number in np.argsort(places, kind="stable"):
             place = int(places[number])

@@ -47,7 +47,9 @@ def exact_matches(model: LanguageModel, samples: list[tuple[Ids, Ids]], batch_to
     for start in range(0, len(samples), rows):
         batch = samples[start : start + rows]
         lengths = torch.tensor([len(prompt) + len(answer) for prompt, answer in batch])
-        ids = torch.full((len(batch), int(lengths.max())), PAD)
+        ids = torch.full(
+            (len(batch), -(-int(lengths.max()) // 128) * 128), PAD
+        )  # few shapes: GPU kernels plan for each
         for row, pair in zip(ids, batch, strict=True):
             row[: len(pair[0]) + len(pair[1])] = torch.from_numpy(np.concatenate(pair).astype(np.int64))
         ids = ids.to(model.device)

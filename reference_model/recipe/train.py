@@ -234,8 +234,16 @@ class Run:
         total, weight, text, text_count, answer, answer_count = sums.tolist()
         sums.zero_()
         answer_loss = answer / answer_count if answer_count else 9.9
-        self.log(step=self.step, clock=round(self.clock, 1), stage=stage.name, rate=round(rate, 6), tokens=self.tokens,
-                 loss=round(total / weight, 4), text=round(text / max(text_count, 1), 4), answer=round(answer_loss, 4))  # fmt: skip
+        self.log(
+            step=self.step,
+            clock=round(self.clock, 1),
+            stage=stage.name,
+            rate=round(rate, 6),
+            tokens=self.tokens,
+            loss=round(total / weight, 4),
+            text=round(text / max(text_count, 1), 4),
+            answer=round(answer_loss, 4),
+        )
         return float(answer_loss)
 
     def _synchronize(self) -> None:

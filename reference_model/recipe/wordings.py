@@ -1,6 +1,6 @@
 """How a key and its value are told and asked for: the fixed wordings, and a grammar that makes others.
 
-A template has `{k}` where the key goes and `{v}` where the value goes; `{t}` says what the value is: number, word, code.
+A template has `{k}` where the key goes and `{v}` where the value goes; `{t}` says what the value is (number, code).
 The answer begins where `{v}` stands in `answer`. What stands before and after `{v}` ends at a token border.
 """
 
