@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from reference_model import recipe
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
     training.add_argument("--decay", type=float, default=0.25, help="weight decay of the matrices")
     training.add_argument("--workers", type=int, default=0, help="processes that make batches")
+    training.add_argument("--smoke", action="store_true", help="a tiny model and short rows, for a CPU")
 
     command = commands.add_parser("prepare", parents=[sources], help="text → tokenizer and token arrays")
     command.add_argument("--out", type=Path, required=True)
@@ -44,7 +46,6 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True)
     command = commands.add_parser("all", parents=[sources, training], help="prepare, train, export")
     command.add_argument("--out", type=Path, required=True)
-    command.add_argument("--smoke", action="store_true", help="a tiny model and a few steps, on the CPU")
     command = commands.add_parser("evaluate", help="checkpoint → evaluation JSON")
     command.add_argument("--model", type=Path, default=HERE)
     command.add_argument("--data", type=Path, required=True, help="folder that `prepare` wrote")
@@ -89,10 +90,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace, data: Path, out: Path) -> None:
+    from reference_model.recipe.curriculum import SMOKE_STAGES
+    from reference_model.recipe.smoke import SHAPE
     from reference_model.recipe.train import Run, Settings
 
     names = ("minutes", "steps", "seconds", "start", "seed", "rate", "decay", "workers")
-    Run(Settings(data, out, **{name: getattr(options, name) for name in names})).train()
+    settings = Settings(data, out, **{name: getattr(options, name) for name in names})
+    if options.smoke:
+        vocabulary = settings.shape.vocab_size
+        settings = replace(settings, stages=SMOKE_STAGES, shape=replace(SHAPE, vocab_size=vocabulary))
+    Run(settings).train()
 
 
 def _all(options: argparse.Namespace) -> None:

@@ -13,9 +13,10 @@ from typing import TypedDict
 import numpy as np
 from tokenizers import Tokenizer
 
+from reference_model.recipe.arrays import write_array
 from reference_model.recipe.overlap import Exclusion
 from reference_model.recipe.text import clean_markdown, flatten, read_documents, typographic
-from reference_model.recipe.tokenizer import Ids, encode_documents, save_for_transformers, train_tokenizer
+from reference_model.recipe.tokenizer import encode_documents, save_for_transformers, train_tokenizer
 from reference_model.recipe.wordings import vocabulary_sample
 from reference_model.recipe.words import training_words
 from sage_eval.data.wikitext import documents as wikitext_documents
@@ -126,17 +127,6 @@ def held_out_text(folder: Path) -> HeldOut:
         for path in sorted((folder / "haystack").glob("*.txt"))
     }
     return {"wikitext": articles, "books": books}
-
-
-def write_array(path: Path, ids: Ids) -> None:
-    """A token array as little-endian 16-bit numbers in xz, its filter told of the two-byte step."""
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 26, "lc": 0, "lp": 1, "pb": 1}]
-    path.write_bytes(lzma.compress(ids.astype("<u2").tobytes(), format=lzma.FORMAT_XZ, filters=filters))
-
-
-def read_array(path: Path) -> Ids:
-    """The array of `write_array`."""
-    return np.frombuffer(lzma.decompress(path.read_bytes()), "<u2")
 
 
 def _tokenizer_text(books: list[str], wiki: list[str], articles: list[str]) -> Iterator[str]:

@@ -21,12 +21,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from reference_model.recipe.arrays import read_array
 from reference_model.recipe.cells import OTHER, OWN, CellSamples, Sample
 from reference_model.recipe.curriculum import STAGES, Batches, Corpus, Stage
 from reference_model.recipe.export import read_shards, write_shards
 from reference_model.recipe.model import Llama, Shape
 from reference_model.recipe.optimizer import Optimizer
-from reference_model.recipe.prepare import read_array
 from reference_model.recipe.scoring import exact_matches, token_losses
 from reference_model.recipe.speed import choose_attention, loss_function
 from reference_model.recipe.words import Words
