@@ -4,12 +4,18 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reference_model import recipe
-from sage_eval.errors import SageEvalError
+from sage_eval.data import data_dir
+from sage_eval.errors import SageEvalError, UsageError
+
+if TYPE_CHECKING:
+    from reference_model.recipe.prepare import Sources
 
 HERE = Path(__file__).parents[1]
-DATA = HERE.parents[1] / "shared" / "data"
+MINUTES = 8.0
+"""Of training, where neither minutes nor steps are asked for: what made the weights on one H200."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,8 +25,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
 
     sources = argparse.ArgumentParser(add_help=False)
-    sources.add_argument("--corpus", type=Path, default=DATA / "train_corpus", help="folder of text files")
-    sources.add_argument("--tests", type=Path, help="data folder whose test sets are kept out (sage-eval prepare)")
+    sources.add_argument("--corpus", type=Path, help="folder of text files; default: train_corpus of --tests")
+    sources.add_argument("--tests", type=Path, default=data_dir(), help="data folder of `sage-eval prepare`, whose "
+                         "test sets are kept out; default: SAGE_EVAL_DATA")  # fmt: skip
     sources.add_argument("--tokenizer", type=Path, help="an existing tokenizer.json; default: train one")
 
     training = argparse.ArgumentParser(add_help=False)
@@ -80,13 +87,21 @@ def run(options: argparse.Namespace) -> None:
 
         export(options.run, options.data, options.out)
     elif options.command == "prepare":
-        from reference_model.recipe.prepare import Sources, prepare
+        from reference_model.recipe.prepare import prepare
 
-        prepare(Sources(options.corpus, options.tests, options.tokenizer), options.out)
+        prepare(_sources(options), options.out)
     elif options.command == "train":
         _train(options, options.data, options.out)
     else:
         _all(options)
+
+
+def _sources(options: argparse.Namespace) -> "Sources":
+    from reference_model.recipe.prepare import Sources
+
+    if not (options.corpus or options.tests):
+        raise UsageError("no text: give --corpus, or --tests or SAGE_EVAL_DATA with a train_corpus folder in it")
+    return Sources(options.corpus or options.tests / "train_corpus", options.tests, options.tokenizer)
 
 
 def _train(options: argparse.Namespace, data: Path, out: Path) -> None:
@@ -96,6 +111,7 @@ def _train(options: argparse.Namespace, data: Path, out: Path) -> None:
 
     names = ("minutes", "steps", "seconds", "start", "seed", "rate", "decay", "workers")
     settings = Settings(data, out, **{name: getattr(options, name) for name in names})
+    settings.minutes = settings.minutes or (0.0 if settings.steps else MINUTES)
     if options.smoke:
         vocabulary = settings.shape.vocab_size
         settings = replace(settings, stages=SMOKE_STAGES, shape=replace(SHAPE, vocab_size=vocabulary))
@@ -107,9 +123,9 @@ def _all(options: argparse.Namespace) -> None:
     from reference_model.recipe.prepare import Sources, prepare
     from reference_model.recipe.smoke import smoke
 
-    sources = Sources(options.corpus, options.tests, options.tokenizer)
+    sources = _sources(options)
     if options.smoke:
-        sys.stdout.write(f"{smoke(sources, options.out)}\n")
+        sys.stdout.write(f"{smoke(Sources(sources.corpus), options.out)}\n")
         return
     prepare(sources, options.out / "data")
     _train(options, options.out / "data", options.out / "run")

@@ -36,13 +36,12 @@ def write_shards(tensors: dict[str, Tensor], folder: Path, limit: int = SHARD_BY
 
 def read_shards(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder's shards; `DataError` where the index names a file that is not there."""
-    try:
-        files = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
-        return {name: tensor for file in sorted(files) for name, tensor in load_file(folder / file).items()}
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{error.filename} is missing: {folder} is no complete checkpoint, export or copy it again"
-        ) from None
+    index = folder / INDEX
+    files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [INDEX]
+    for file in files:
+        if not (folder / file).is_file():
+            raise DataError(f"{folder / file} is missing: this is no complete checkpoint, export or copy it again")
+    return {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
 
 
 def export(run: Path, tokenizer: Path, out: Path, shape: Shape | None = None) -> None:
