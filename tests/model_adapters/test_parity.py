@@ -139,11 +139,32 @@ def test_grouped_scores_equal_whole_prompts_scored_one_by_one(lm, prose):
 
 def whole_prompt(lm, head, tail):
     """Log-probability of `tail` with all of it in the prompt, as lm-eval's `sglang` model asks for it."""
+    return sum(whole_prompt_tokens(lm, head + tail)[len(head) - 1 :])
+
+
+def whole_prompt_tokens(lm, ids):
+    """Log-probability of each token but the first."""
     payload = {
-        "input_ids": head + tail,
+        "input_ids": ids,
         "sampling_params": {"max_new_tokens": 1, "temperature": 0.0},
         "return_logprob": True,
         "logprob_start_len": 0,
     }
     ((_, reply),) = lm.arm.transport.stream([payload])
-    return sum(value for value, *_ in reply["meta_info"]["input_token_logprobs"][len(head) :])
+    return [value for value, *_ in reply["meta_info"]["input_token_logprobs"][1:]]
+
+
+def test_transformers_itself_agrees_with_both(lm, hf, prose, reference_model):
+    """Token by token: the engine, and transformers without lm-eval around it, on the text that `hf` scores as a sum."""
+    from transformers import AutoModelForCausalLM
+
+    ids = lm.tok_encode(prose)[:700]
+    model = AutoModelForCausalLM.from_pretrained(reference_model, dtype=torch.float32)
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    theirs = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+
+    assert whole_prompt_tokens(lm, ids) == pytest.approx(theirs.tolist(), abs=TOLERANCE)
+    head, tail = ids[:1], ids[1:]
+    ((total, _),) = hf._loglikelihood_tokens([(("", ""), head, tail)], disable_tqdm=True)
+    assert total == pytest.approx(float(theirs.sum()), abs=TOLERANCE * len(tail))
