@@ -14,7 +14,7 @@ import typer
 
 from sage_eval import __version__
 from sage_eval.attention.settings import AttentionSettings
-from sage_eval.cli_calibrate import calibrate
+from sage_eval.cli_calibrate import calibrate, stress
 from sage_eval.config import RunConfig
 from sage_eval.errors import PrerequisiteError, SageEvalError
 
@@ -187,6 +187,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="print JSON")] = Fa
 
 
 app.command()(calibrate)
+app.command()(stress)
 
 bench = typer.Typer(help="Measure speed; what the hardware allows is measured and printed first.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
