@@ -58,7 +58,7 @@ def choose(peaks: "Tensor", count: int, *, shared: bool) -> Choice:
     # A dead head, zero throughout, has nothing to dominate.
     ratio = (others / peaks[:, options].amin(-1)).nan_to_num(0.0, posinf=math.inf)
     best = ratio.amax(0).argmin().expand(heads) if shared else ratio.argmin(1)
-    return Choice([list(options[i]) for i in best.tolist()], ratio.gather(1, best[:, None]).flatten().tolist())
+    return Choice(options[best].tolist(), ratio.gather(1, best[:, None]).flatten().tolist())
 
 
 def reference_scale(choices: list[Choice]) -> float:

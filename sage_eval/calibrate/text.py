@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sage_eval.errors import DataError, PrerequisiteError, UsageError
+from sage_eval.errors import DataError, PrerequisiteError, SageEvalError, UsageError
 
 WINDOW = 2048
 """Tokens a window: those of the token perplexities, long enough for means over a sequence."""
@@ -59,7 +59,16 @@ def _read(text: Path | None) -> str:
     if text is None:
         from sage_eval.data.wikitext import load_raw, rows
 
-        return "\n\n".join(rows(load_raw("validation")))
+        try:
+            return "\n\n".join(rows(load_raw("validation")))
+        except SageEvalError:
+            raise
+        except Exception as error:  # whatever `datasets` raises where there is no hub
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise PrerequisiteError(
+                f"cannot load WikiText-2, the calibration text ({reason}): name a folder with --data-dir, or another "
+                "text with --text (`sage-eval stress` and `calibrate` take it)"
+            ) from None
     try:
         return text.read_text(encoding="utf-8")
     except OSError as error:

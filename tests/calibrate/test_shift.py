@@ -42,7 +42,7 @@ def test_the_shift_is_the_mean_over_all_windows(written, tiny_model, text):
 def test_the_shift_does_what_it_is_for(written, tiny_model, text):
     """On keys with a mean (this model's biases), static smoothing is about as good as the sequence's own mean."""
     seen = []
-    window = calibration(tiny_model("qwen2"), text, tokens=2048).windows[0]
+    window = calibration(tiny_model("qwen2"), text, tokens=512).windows[0]
     run(load_model(tiny_model("qwen2")), window[::-1], seen.append)
     _, q, k, v, scale = seen[1]
     k = k.float() + 20 * written[0]["layers.1"]
