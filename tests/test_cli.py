@@ -53,7 +53,9 @@ def test_help_loads_nothing_heavy():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("command", ["compare", "report", "prepare", "doctor", "calibrate", "bench", "version"])
+@pytest.mark.parametrize(
+    "command", ["compare", "report", "prepare", "doctor", "calibrate", "stress", "bench", "version"]
+)
 def test_every_command_has_help(call, command):
     code, out, _ = call(command, "--help")
     assert code == 0
