@@ -37,9 +37,7 @@ def stress(
     scale: Annotated[str, typer.Option(help="doses: powers of two, separated by commas; 1 is the model itself")] = (
         "1,4,16,64"
     ),
-    output: Annotated[
-        Path | None, typer.Option(help="folder for stress/<scale> [default: results/<model>-stress]")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for stress/DOSE [default: results/MODEL-stress]")] = None,
     tasks: Annotated[str, typer.Option(help="tasks of the command that is printed")] = "sage_wikitext",
     pairs: Annotated[int, typer.Option(min=1, max=2, help="pairs of channels to scale in each KV head")] = 1,
     text: Text = None,
@@ -65,7 +63,8 @@ def stress(
     doses = make(model, scales, target, text, pairs=pairs)
     typer.echo(doses.model_dump_json(indent=1) if json else definition(doses))
     arms = ",".join(f"stress={dose}" for dose in scales)
+    data = f" --data-dir {data_dir}" if data_dir else ""
     sys.stderr.write(
         f"checkpoints: {target / 'stress'}; measure them end to end, finding the smallest dose that is seen:\n"
-        f"sage-eval compare {model} --tasks {tasks} --arms {arms},control --output {target}\n"
+        f"sage-eval compare {model} --tasks {tasks} --arms {arms},control{data} --output {target}\n"
     )

@@ -34,14 +34,19 @@ class Stress(BaseModel):
     text: str
 
 
-def complete(folder: Path, scale: int, source_sha256: str) -> bool:
-    """Whether `folder` holds the finished checkpoint of this scale and source."""
+def read(folder: Path) -> Stress | None:
+    """What the finished checkpoint in `folder` is; None where there is none, or some of its weights are gone."""
     try:
         found = Stress.model_validate_json((folder / RECORD).read_bytes())
+        return found if all((folder / name).is_file() for name in weight_files(folder)) else None
     except (OSError, ValidationError):
-        return False
-    there = all((folder / name).is_file() for name in weight_files(folder))
-    return there and (found.scale, found.source_sha256) == (scale, source_sha256)
+        return None
+
+
+def complete(folder: Path, scale: int, source_sha256: str) -> bool:
+    """Whether `folder` holds the finished checkpoint of this scale and source, chosen on whatever text."""
+    found = read(folder)
+    return found is not None and (found.scale, found.source_sha256) == (scale, source_sha256)
 
 
 def weight_files(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sage_eval.attention.numerics import attention
 from sage_eval.calibrate.capture import Seen, load_model, run
-from sage_eval.calibrate.checkpoint import Stress, complete, write
+from sage_eval.calibrate.checkpoint import Stress, read, write
 from sage_eval.calibrate.layouts import Shape, shape_of
 from sage_eval.calibrate.pairs import Choice, block_peaks, choose, reference_scale
 from sage_eval.calibrate.text import WINDOW, calibration
@@ -73,7 +73,7 @@ def is_dose(scale: float) -> bool:
 def stress(
     name: str, scales: Sequence[int], output: Path, text: Path | None = None, *, tokens: int = WINDOW, pairs: int = 1
 ) -> Doses:
-    """Write `output/stress/<scale>` for each scale (finished ones of the same source stay) and measure the doses.
+    """Write `output/stress/<scale>` for each scale (those finished alike stay) and measure the doses.
 
     Args:
         name: model folder or hub id.
@@ -106,22 +106,20 @@ def stress(
             raise DataError("exact attention is not bit-identical under outlier stress: this checkpoint cannot be used")
 
     for scale in scales:
-        target = output / "stress" / str(scale)
-        if complete(target, scale, source):
-            continue
-        channels = [
-            [[shape.layout.channels(pair, shape.head_dim) for pair in head] for head in choice.pairs]
-            for choice in chosen
-        ]
         record = Stress(
             scale=scale,
             reference_scale=doses.reference_scale,
             source_sha256=source,
             model_type=shape.model_type,
-            pairs=channels,
+            pairs=[
+                [[shape.layout.channels(pair, shape.head_dim) for pair in head] for head in choice.pairs]
+                for choice in chosen
+            ],
             text=given.source,
         )
-        write(folder, target, shape, [choice.pairs for choice in chosen], record, prove)
+        target = output / "stress" / str(scale)
+        if read(target) != record:
+            write(folder, target, shape, [choice.pairs for choice in chosen], record, prove)
     write_json(output / "stress" / DOSES, doses.model_dump(mode="json"))
     return doses
 

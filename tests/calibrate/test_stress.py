@@ -119,7 +119,8 @@ def test_a_finished_checkpoint_stays_and_an_unfinished_one_is_made_again(stresse
     assert shard.is_file()
 
 
-def test_two_pairs_a_head(stressed):
+def test_two_pairs_a_head_replace_one(stressed):
+    stressed("llama")
     doses, folders = stressed("llama", pairs=2)
     record = Stress.model_validate_json((folders[16] / "stress.json").read_bytes())
     assert all(len(head) == 2 for layer in record.pairs for head in layer)
