@@ -14,6 +14,7 @@ import typer
 
 from sage_eval import __version__
 from sage_eval.attention.settings import AttentionSettings
+from sage_eval.cli_calibrate import calibrate, stress
 from sage_eval.cli_probe import probe
 from sage_eval.config import RunConfig
 from sage_eval.errors import PrerequisiteError, SageEvalError
@@ -204,6 +205,9 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="print JSON")] = Fa
     if not any(backend["runs"] for backend in found["backends"]):
         raise PrerequisiteError("no attention backend can run here: install sglang and torch for this machine")
 
+
+app.command()(calibrate)
+app.command()(stress)
 
 bench = typer.Typer(help="Measure speed; what the hardware allows is measured and printed first.", no_args_is_help=True)
 app.add_typer(bench, name="bench")

@@ -89,9 +89,19 @@ def _split(value: Any) -> Any:
 def _arm_names(value: Any) -> Any:
     names = _split(value)
     for name in names if isinstance(names, list) else ():
-        if name not in ARMS and not re.fullmatch(r"floor=\w+(\+\w+)?", name):
-            raise ValueError(f"unknown arm {name!r}{nearest(name, ARMS)}; valid: {', '.join(ARMS)}, floor=BACKEND")
+        if name.startswith("stress="):
+            _check_dose(name)
+        elif name not in ARMS and not re.fullmatch(r"floor=\w+(\+\w+)?", name):
+            raise ValueError(
+                f"unknown arm {name!r}{nearest(name, ARMS)}; valid: {', '.join(ARMS)}, floor=BACKEND, stress=DOSE"
+            )
     return list(dict.fromkeys(names)) if isinstance(names, list) else names
+
+
+def _check_dose(name: str) -> None:
+    dose = name.removeprefix("stress=")
+    if not re.fullmatch(r"[1-9]\d{0,4}", dose) or int(dose) & (int(dose) - 1):
+        raise ValueError(f"{name!r}: a dose is a power of two, such as stress=16 (1 is the model itself)")
 
 
 def _verdicts(value: Any) -> Any:
@@ -130,7 +140,8 @@ class RunConfig(BaseModel):
     arms: Annotated[tuple[str, ...], BeforeValidator(_arm_names)] = Field(
         (),
         description="calibration arms: repeat and reorder (the baseline again; in another order and concurrency), "
-        "exact (another exact kernel), floor=BACKEND, control (INT4 Q·K), control-unsmoothed (no smooth_k)",
+        "exact (another exact kernel), floor=BACKEND, control (INT4 Q·K), control-unsmoothed (no smooth_k), "
+        "stress=DOSE (the candidate on an equal model with scaled outliers; doses are powers of two)",
     )
     margin: Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(parse_pairs)] = Field(
         default_factory=dict,

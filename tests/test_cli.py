@@ -54,7 +54,9 @@ def test_help_loads_nothing_heavy():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("command", ["compare", "report", "prepare", "doctor", "bench", "probe", "version"])
+@pytest.mark.parametrize(
+    "command", ["compare", "report", "prepare", "doctor", "calibrate", "stress", "bench", "probe", "version"]
+)
 def test_every_command_has_help(call, command):
     code, out, _ = call(command, "--help")
     assert code == 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sage_eval.report import fidelity, tables, verdict
+from sage_eval.report import doses, fidelity, tables, verdict
 from sage_eval.report.tables import Table
 from sage_eval.runs.comparison import Comparison
 from sage_eval.runs.folder import Run
@@ -60,6 +60,8 @@ def _verdict(comparison: Comparison) -> Iterator[str]:
         yield from (line, "")
     if judged := verdict.table(comparison):
         yield from _table(judged)
+    if stress := doses.table(comparison):
+        yield from _table(stress)
 
 
 def _calibration(comparison: Comparison) -> Iterator[str]:

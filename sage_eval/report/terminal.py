@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from sage_eval.report import fidelity, tables, verdict
+from sage_eval.report import doses, fidelity, tables, verdict
 from sage_eval.runs.comparison import Comparison
 from sage_eval.runs.folder import Run
 
@@ -21,6 +21,8 @@ def show(run: Run, console: Console) -> None:
         console.print(line.replace("**", "").replace("`", ""), style="bold", markup=False, highlight=False)
     if judged := verdict.table(comparison):
         _print(verdict.narrow(judged), console)
+    if stress := doses.table(comparison):
+        _print(stress, console)
     candidates = [pair for pair in comparison.pairs if pair.role == "candidate"]
     for pair in candidates:
         _print(tables.scores(comparison, pair, members=False), console)

@@ -6,6 +6,7 @@ exact                another exact kernel; without a GPU `sage_attn` with `varia
 floor=BACKEND        the exact kernel of your choice
 control              `sage_attn` with INT4 Q·K: damaged, and the instrument must see it
 control-unsmoothed   the candidate's variant without smoothing of K
+stress=DOSE          the candidate on a checkpoint of the same function under outlier stress: neither floor nor control
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,9 @@ def _wanted(name: str, config: RunConfig, devices: Sequence[Mapping[str, Any]]) 
         case ("control-unsmoothed", _, _):
             variant = {"variant": "int8-fp16"} if attention.variant == "exact" else {}
             return Wanted(name, "control", damaged, attention.model_copy(update={"smooth_k": "off", **variant}))
+        case ("stress", _, _):
+            # The checkpoint is named where the run folder is known: `runs.stressed`.
+            return Wanted(name.replace("=", "-"), "stress", config.candidate, attention)
         case (_, _, backend):
             exact = attention.model_copy(update={"variant": "exact"})
             return Wanted(name.replace("=", "-"), "floor", backend or other_exact(config, devices), exact)

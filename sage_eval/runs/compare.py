@@ -17,6 +17,7 @@ from sage_eval.runs.folder import Run
 from sage_eval.runs.packing import pack
 from sage_eval.runs.side_by_side import Display, run_arms
 from sage_eval.runs.spec import ArmSpec, arms
+from sage_eval.runs.stressed import with_checkpoints
 
 
 class Quiet:
@@ -46,6 +47,7 @@ def compare(
     target = output_folder(config, specs)
     if fresh:
         _clear(target)
+    specs = with_checkpoints(config, specs, target)
     finished = {spec.name: _finished(target, spec) for spec in specs}
     manifest = manifests.collect(config, [spec.name for spec in specs], described, argv)
     if all(finished.values()) and (target / layout.MANIFEST).exists():

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sage_eval.errors import UsageError
 from sage_eval.runs.calibration import SAGE
+from sage_eval.runs.doses import Dose, detection_limit, response
 from sage_eval.statistics.estimate import Estimate
 from sage_eval.statistics.verdict import METRICS, Evidence, Kind, Metric, judge, unseen_control
 from sage_eval.statistics.verdict import TaskVerdict as Judged
@@ -58,7 +59,8 @@ class TaskVerdict(_Record):
     `interval` is the candidate's difference with the interval that was held against ±`margin` (90 % for two one-sided
     tests at 5 %); `p` is that of "no difference" after Holm's correction, `p_equivalence` that of the two one-sided
     tests; `items` would settle it; `coverage` is SageAttention's share of the prefill. All are None for a task without
-    a metric that can be judged.
+    a metric that can be judged. `doses` of outlier stress, ascending, and the detection limit among them: no verdict
+    rests on these.
     """
 
     task: str
@@ -76,6 +78,8 @@ class TaskVerdict(_Record):
     coverage: float | None = None
     floors: dict[str, Floor] = {}
     controls: dict[str, Control] = {}
+    doses: list[Dose] = []
+    detection_limit: int | None = None
 
     @property
     def floor(self) -> str | None:
@@ -123,8 +127,9 @@ def decide(
         for pair in found["floor"]
         if (shared := [(row, same) for row in rows if (same := _same(row, pair))])
     }
+    stressed = [pair for pair in pairs if pair.role == "stress"]
     tasks = [
-        _record(row, verdict, _floors(row, found["floor"], equals, above))
+        _with_doses(_record(row, verdict, _floors(row, found["floor"], equals, above)), row, verdict, stressed)
         for row, verdict in zip(rows, judged.tasks if judged else (), strict=True)
     ]
     silent = [
@@ -253,6 +258,12 @@ def _floors(
                 difference=same.difference, identical=same.identical, excess=excess.difference, verdict=verdict
             )
     return floors
+
+
+def _with_doses(record: TaskVerdict, row: "TaskComparison", judged: Judged, pairs: "Sequence[ArmPair]") -> TaskVerdict:
+    found = {pair.candidate: same.difference for pair in pairs if (same := _same(row, pair))}
+    doses = response(judged.evidence, found)
+    return record.model_copy(update={"doses": doses, "detection_limit": detection_limit(doses)})
 
 
 def _record(row: "TaskComparison", judged: Judged, floors: dict[str, Floor]) -> TaskVerdict:

@@ -88,16 +88,22 @@ class TextLM(HashLM):
 
 
 class PlantedLM(LM):
-    """A good model with planted damage: `loss` where `sage_attn` quantises to INT8, `damage` where it does to INT4.
+    """A good model with planted damage: `loss` where `sage_attn` quantises to INT8, `damage` where it does to INT4, and
+    `stress` · (s - 1) more for INT8 on a checkpoint under outlier stress of dose s.
 
     Damage d takes away the share d of the right answers and adds d nats a word; without any, two arms give the same
     answers but for `noise` nats a word.
     """
 
-    def __init__(self, attention_backend="plain", variant=None, loss=0.0, damage=0.3, noise=0.0, **given) -> None:
+    def __init__(
+        self, attention_backend="plain", variant=None, loss=0.0, damage=0.3, noise=0.0, stress=0.0, **given
+    ) -> None:
         super().__init__()
         self.backend, self.variant, self.noise, self.given = attention_backend, variant, noise, given
         self.damage = {"int8-fp16": loss, "int4-fp16": damage}.get(variant, 0.0)
+        checkpoint = Path(given.get("pretrained", ""))
+        if variant == "int8-fp16" and checkpoint.parent.name == "stress":
+            self.damage += stress * (int(checkpoint.name) - 1)
 
     def _right(self, prompt: str) -> bool:
         return _unit("model", prompt) < 0.9 and _unit("damage", prompt) >= self.damage
