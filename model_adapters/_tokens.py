@@ -1,6 +1,6 @@
 """Text to token ids and back, by the rules of lm-eval's `hf` model, so that scores are comparable with it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +22,7 @@ class Tokens:
         self._prefix = prefix
         # A question's answers follow each other and share their context.
         self._encode = lru_cache(maxsize=256)(self._encode_uncached)
+        self._prepared: dict[str, tuple[int, ...]] = {}
 
     @classmethod
     def load(cls, name: str, *, add_bos: bool | None, prefix: int | None, **kwargs: Any) -> "Tokens":
@@ -57,17 +58,40 @@ class Tokens:
 
     def encode(self, text: str, *, add_special_tokens: bool | None = None) -> list[int]:
         """Token ids; `add_special_tokens` None means: as configured, but never a second BOS."""
+        if add_special_tokens is None and (ids := self._prepared.get(text)) is not None:
+            return list(ids)
         return list(self._encode(text, add_special_tokens))
+
+    def prepare(self, texts: Iterable[str]) -> None:
+        """Encode `texts` together, on all cores, for calls of `encode` soon after; forgets those prepared before.
+
+        A fast tokenizer gives a text the same ids in a batch as alone, and takes all cores for it.
+        """
+        kinds: dict[bool | None, list[str]] = {}
+        for text in dict.fromkeys(texts):
+            kinds.setdefault(self._special(text), []).append(text)
+        self._prepared = {}
+        for special, batch in kinds.items():
+            found = self.tokenizer(
+                batch,
+                **({} if special is None else {"add_special_tokens": special}),
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+            self._prepared.update(zip(batch, map(tuple, found["input_ids"]), strict=True))
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of `tokens`."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens))
 
     def _encode_uncached(self, text: str, add_special_tokens: bool | None) -> tuple[int, ...]:
-        special = self._add_bos if add_special_tokens is None else add_special_tokens
-        if add_special_tokens is None and self._starts_with_prefix(text):
-            special = False
+        special = self._special(text) if add_special_tokens is None else add_special_tokens
         return tuple(self.tokenizer.encode(text, **({} if special is None else {"add_special_tokens": special})))
+
+    def _special(self, text: str) -> bool | None:
+        """Whether special tokens are put around `text`; None leaves it to the tokenizer."""
+        return False if self._starts_with_prefix(text) else self._add_bos
 
     def _starts_with_prefix(self, text: str) -> bool:
         try:

@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from model_adapters._sampling import sampling_parameters
 from model_adapters._tokens import Tokens
+from model_adapters._top_logprobs import checked, text_window
 from model_adapters._windows import Truncation, Window
 from sage_eval.engine.options import RESERVED_TOKENS, ArmOptions
 from sage_eval.engine.requests import GenerateRequest, Generation, Score, ScoreRequest
+from sage_eval.engine.topk import TextWindow
 from sage_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_LENGTH = 2048
+TOGETHER = 1024
+"""Requests tokenised at a time: enough for all cores, few enough to hold in memory."""
 
 
 class SGLangSageLM(TemplateLM):  # type: ignore[misc]
@@ -45,6 +49,9 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
 
     `truncation`: what happens to a generation prompt too long for the window: `refuse` (the default) or `left`.
     Contexts to be scored lose their left end, as with `hf`, and a warning counts them.
+
+    `top_logprobs`: how many of the most probable tokens at each position of a rolling text to keep in `text_windows`
+    (0, the default: none), from which `sage-eval compare` computes the KL divergence of two arms.
     """
 
     def __init__(  # noqa: PLR0913 - lm-eval passes model arguments as keywords
@@ -57,6 +64,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         max_length: int | None = None,
         max_gen_toks: int = 256,
         truncation: Truncation = "refuse",
+        top_logprobs: int = 0,
         chat_template_args: Mapping[str, Any] | None = None,
         enable_thinking: bool | None = None,
         think_end_token: str | int | None = None,
@@ -86,6 +94,9 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         )
         self.tokenizer = self.tokens.tokenizer
         self.window = Window(self._length(options, config), truncation)
+        self.top_logprobs = checked(top_logprobs, config)
+        self.text_windows: list[TextWindow] = []
+        """The windows of all rolling texts so far, with `top_logprobs`; in the order of the requests."""
         self._model_sha = getattr(config, "_commit_hash", None)
         self.max_gen_toks = int(max_gen_toks)
         self.batch_size = batch_size  # shown by lm-eval, used by nobody
@@ -185,6 +196,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             "model_revision": info.get("revision"),
             "model_sha": self._model_sha,
             "max_length": self.max_length,
+            "top_logprobs": self.top_logprobs,
             "truncated_contexts": self.window.truncated,
             "coverage": self.arm.coverage.as_dict(),
         }
@@ -199,8 +211,24 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         """(log-probability of the continuation, whether it is the greedy one) for each (context, continuation)."""
         if self._thinking:
             raise UsageError("enable_thinking=True is for generation; loglikelihood tasks need it off")
-        result: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        return result
+        pairs: list[tuple[tuple[str, str] | None, list[int], list[int]]] = []
+        with tqdm(total=len(requests), desc="tokenising", disable=disable_tqdm) as progress:
+            for start in range(0, len(requests), TOGETHER):
+                texts = [request.args for request in requests[start : start + TOGETHER]]
+                # What `_encode_pair` will ask for: the two together, and the context without its trailing space.
+                self.tokens.prepare(t for context, tail in texts if context for t in (context.rstrip(), context + tail))
+                pairs += [((context, tail), *self._encode_request(context, tail)) for context, tail in texts]
+                progress.update(len(texts))
+        self.tokens.prepare(())
+        return self._loglikelihood_tokens(pairs, disable_tqdm=disable_tqdm)
+
+    def _encode_request(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """As lm-eval's `TemplateLM.loglikelihood`: a text without context follows the prefix token, once."""
+        if context:
+            pair: tuple[list[int], list[int]] = self._encode_pair(context, continuation)
+            return pair
+        ids = self.tok_encode(continuation, add_special_tokens=False)
+        return ([self.prefix_token_id], ids) if ids[:1] != [self.prefix_token_id] else (ids[:1], ids[1:])
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str] | None, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
@@ -220,8 +248,10 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
     def loglikelihood_rolling(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[float]:
         """Log-probability of each text, in disjoint windows of `max_length` tokens, each with one token of context."""
         texts = [request.args[0] for request in requests]
+        self.tokens.prepare(texts)
         windows: list[ScoreRequest] = []
         owners: list[int] = []
+        starts: list[int] = []
         for owner, text in enumerate(texts):
             pieces = get_rolling_token_windows(
                 token_list=self.tok_encode(text),
@@ -229,9 +259,13 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
                 max_seq_len=self.max_length,
                 context_len=1,
             )
+            start = 0
             for context, continuation in map(make_disjoint_window, pieces):
                 windows.append(ScoreRequest(tuple(context), tuple(continuation)))
                 owners.append(owner)
+                starts.append(start)
+                start += len(continuation)
+        self.tokens.prepare(())
         sizes = Counter(owners)
         parts: list[list[float]] = [[] for _ in texts]
 
@@ -244,7 +278,12 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
                 if len(parts[owner]) == sizes[owner]:
                     self.cache_hook.add_partial("loglikelihood_rolling", (texts[owner],), math.fsum(parts[owner]))
 
-            self.arm.score(windows, greedy=False, on_result=done)
+            scores = self.arm.score(windows, greedy=False, top=self.top_logprobs, on_result=done)
+        self.text_windows += [
+            text_window(requests[owner], start, window, score)
+            for owner, start, window, score in zip(owners, starts, windows, scores, strict=True)
+            if score.top is not None
+        ]
         return [math.fsum(part) for part in parts]  # fsum: the same whatever order the windows arrived in
 
     # -- generation ---------------------------------------------------------------------------------------------
@@ -254,12 +293,14 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         prompts: list[tuple[list[int], int]] = []
         samplings: list[dict[str, Any]] = []
         stops: list[list[str]] = []
+        self.tokens.prepare(request.args[0] for request in requests)
         for request in requests:
             text, gen_kwargs = request.args
             sampling, until = sampling_parameters(gen_kwargs, default_max=self.max_gen_toks, eos=self.tokens.eos_text)
             prompts.append((self.tok_encode(text), sampling["max_new_tokens"]))
             samplings.append(sampling)
             stops.append(until)
+        self.tokens.prepare(())
         fitted = [GenerateRequest(*pair) for pair in zip(self.window.fit_prompts(prompts), samplings, strict=True)]
         texts: dict[int, str] = {}
 

@@ -15,8 +15,10 @@ import typer
 from sage_eval import __version__
 from sage_eval.attention.settings import AttentionSettings
 from sage_eval.cli_calibrate import calibrate, stress
+from sage_eval.cli_probe import probe
 from sage_eval.config import RunConfig
 from sage_eval.errors import PrerequisiteError, SageEvalError
+from sage_eval.probes.serving.command import memory, serving, show
 
 EPILOG = """Examples:\n
 \n
@@ -77,8 +79,10 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
     fail_on: Annotated[
         list[str] | None, typer.Option(help=_help("fail_on"), rich_help_panel="Calibration and verdict")
     ] = None,
+    top_logprobs: Annotated[int | None, typer.Option(help=_help("top_logprobs") + " [default: 16]")] = None,
     model_args: Annotated[list[str] | None, typer.Option(help=_help("model_args"))] = None,
     task_args: Annotated[list[str] | None, typer.Option(help=_help("task_args"))] = None,
+    parallel: Annotated[int | None, typer.Option(help=_help("parallel") + " [default: 1]")] = None,
     seed: Annotated[int | None, typer.Option(help=_help("seed"))] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any of these settings")] = None,
     kernel: Annotated[str | None, _setting("kernel")] = None,
@@ -94,8 +98,9 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
 ) -> None:
     """Run MODEL with two attention backends on the same prompts and print the paired difference of every score.
 
-    The arms run one after the other, each in a process of its own. An interrupted or failed call keeps the arms that
-    are finished; the same command resumes. Settings come from flags, SAGE_EVAL_* variables and --config, in that order.
+    The arms run one after the other (see --parallel), each in a process of its own. An interrupted or failed call keeps
+    the arms that are finished; the same command resumes. Settings come from flags, SAGE_EVAL_* variables and --config,
+    in that order.
     """
     from sage_eval.config import CALIBRATE, from_sources
 
@@ -129,14 +134,28 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="run folder written by `sage-eval compare`")],
+    html: Annotated[Path | None, typer.Option(help="write the HTML page to this file as well")] = None,
     json: Json = False,
 ) -> None:
-    """Make comparison.json and report.md of a run folder again and print them; no engine is needed."""
+    """Compare the arms of a run folder again and print the result, as Markdown when piped; no engine is needed.
+
+    Writes comparison.json, report.md, report.html (one page that needs no network) and its figures/*.svg into the
+    folder. In a folder that is read-only nothing is written, which is said on stderr; --html still works.
+    """
+    if (run / "serving.json").exists() or (run / "memory.json").exists():
+        return show(run, json=json)
+    from sage_eval.report import html as page
     from sage_eval.runs import compare as runs
     from sage_eval.runs import load
 
     asked = load(run).manifest.arguments
-    _print(runs.summarise(run, *(asked.get(name, {}) for name in ("min", "margin", "fail_on"))), json=json)
+    keep = page.writable(run)
+    result = runs.summarise(run, *(asked.get(name, {}) for name in ("min", "margin", "fail_on")), keep=keep)
+    if html:
+        page.write(result, html)
+    _print(result, json=json)
+    if not keep:
+        sys.stderr.write(f"{run} is read-only, so nothing was written there; --html PATH writes the page elsewhere\n")
 
 
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -191,6 +210,7 @@ app.command()(stress)
 
 bench = typer.Typer(help="Measure speed; what the hardware allows is measured and printed first.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.add_typer(probe, name="probe")
 
 
 @bench.command()
@@ -204,6 +224,10 @@ def kernels(
     from sage_eval.probes.bench_kernels import measure, split
 
     measure(out, split(columns, ","), split(cases, ";"), rounds)
+
+
+bench.command()(serving)
+bench.command()(memory)
 
 
 @app.command()

@@ -151,12 +151,23 @@ class RunConfig(BaseModel):
     fail_on: Annotated[tuple[str, ...], BeforeValidator(_verdicts)] = Field(
         (), description=f"exit with 1 on any of these verdicts: {', '.join(VERDICTS)}"
     )
+    top_logprobs: int = Field(
+        16,
+        ge=0,
+        description="most probable tokens kept at each position of the texts, for the KL divergence; 0: none",
+    )
     attention: AttentionSettings = Field(default_factory=AttentionSettings)
     model_args: Annotated[dict[str, Any], BeforeValidator(parse_pairs)] = Field(
         default_factory=dict, description="name=value,… for both arms: any argument of SGLang's engine"
     )
     task_args: Annotated[dict[str, Any], BeforeValidator(parse_pairs)] = Field(
         default_factory=dict, description="name=value,… for the tasks, such as the lengths of sage_retrieval"
+    )
+    parallel: int = Field(
+        1,
+        ge=1,
+        description="arms at a time; on one GPU each needs its share: --model-args "
+        "mem_fraction_static=…,max_total_tokens=… (their seconds then say little)",
     )
     seed: int = Field(1234, ge=0, description="seed of Python, NumPy, torch and the few-shot sampler")
     lm: str = Field("sglang-sage", description="lm-eval model (a registered name or module:Class) that runs the arms")

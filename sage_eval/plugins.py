@@ -14,7 +14,7 @@ BACKEND = "sage_attn"
 
 
 def register_sglang() -> None:
-    """Add `sage_attn` to SGLang's attention backends and its coverage to SGLang's server info."""
+    """Add `sage_attn` to SGLang's attention backends, its coverage and (on request) memory to SGLang's server info."""
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
     from sglang.srt.server_args import ATTENTION_BACKEND_CHOICES, add_attention_backend_choices
@@ -23,6 +23,7 @@ def register_sglang() -> None:
         add_attention_backend_choices([BACKEND])
     register_attention_backend(BACKEND)(create_backend)
     HookRegistry.register("sglang.srt.managers.scheduler.Scheduler.get_internal_state", _add_coverage, HookType.AFTER)
+    HookRegistry.register("sglang.srt.managers.scheduler.Scheduler.get_internal_state", _add_memory, HookType.AFTER)
     if activate_cpu_platform():
         HookRegistry.register("sglang.srt.utils.common.support_triton", _no_triton_on_cpu, HookType.AROUND)
 
@@ -69,3 +70,12 @@ def _add_coverage(result: Any, *_: Any, **__: Any) -> None:
 
     if COUNTER.layers:
         result.internal_state["sage_attn_coverage"] = COUNTER.snapshot()
+
+
+def _add_memory(result: Any, scheduler: Any, *_: Any, **__: Any) -> None:
+    import os
+
+    from sage_eval.probes.scheduler_memory import KEY, SWITCH, read_and_reset
+
+    if os.environ.get(SWITCH):
+        result.internal_state[KEY] = read_and_reset(scheduler)

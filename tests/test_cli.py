@@ -47,14 +47,15 @@ def one_line(text: str) -> str:
 def test_help_loads_nothing_heavy():
     code = (
         "import sys, sage_eval.cli; sage_eval.cli.main(['compare', '--help']); "
-        "sys.exit(bool({'torch', 'sglang', 'lm_eval', 'transformers', 'scipy', 'numpy'} & set(sys.modules)))"
+        "heavy = {'torch', 'sglang', 'lm_eval', 'transformers', 'scipy', 'numpy', 'matplotlib', 'jinja2'}; "
+        "sys.exit(bool(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(
-    "command", ["compare", "report", "prepare", "doctor", "calibrate", "stress", "bench", "version"]
+    "command", ["compare", "report", "prepare", "doctor", "calibrate", "stress", "bench", "probe", "version"]
 )
 def test_every_command_has_help(call, command):
     code, out, _ = call(command, "--help")
@@ -104,14 +105,15 @@ def test_flags_reach_the_configuration(call, monkeypatch):
         "throughput", "--data-dir", "d", "--output", "o", "--min", "a=0.5", "--min", "b=0.6", "--model-args", "x=1,y=z",
         "--task-args", "n=2", "--seed", 7, "--kernel", "torch", "--variant", "exact", "--smooth-k", "off", "--decode",
         "exact", "--min-tokens", 5, "--strict", "--calibrate", "--arms", "reorder,control", "--margin", "a=0.01",
-        "--margin", "accuracy=0.1", "--fail-on", "worse,not-established", "--dry-run",
+        "--margin", "accuracy=0.1", "--fail-on", "worse,not-established",
+        "--top-logprobs", 4, "--dry-run",
     )  # fmt: skip
     assert code == 0, err
     [config] = seen
     assert config.model_dump(mode="json") == {
         "model": "m", "candidate": "fa3", "baseline": "triton", "tasks": ["a", "b"], "limit": 3, "mode": "throughput",
         "data_dir": "d", "output": "o", "min": {"a": 0.5, "b": 0.6}, "model_args": {"x": 1, "y": "z"},
-        "task_args": {"n": 2}, "seed": 7, "lm": "sglang-sage",
+        "task_args": {"n": 2}, "seed": 7, "lm": "sglang-sage", "top_logprobs": 4,
         "attention": {"kernel": "torch", "variant": "exact", "smooth_k": "off", "decode": "exact", "min_tokens": 5,
                       "strict": True},
         "arms": ["repeat", "exact", "control", "reorder"], "margin": {"a": 0.01, "accuracy": 0.1},
@@ -131,6 +133,31 @@ def test_report_renders_again_without_an_engine(call, calibrated):
     assert (
         len({json.dumps([(task["task"], task["verdict"]) for task in verdict["tasks"]]) for verdict in verdicts}) == 1
     )
+
+
+def test_report_writes_the_page_and_its_figures(call, calibrated, tmp_path):
+    elsewhere = tmp_path / "pages" / "page.html"
+    code, out, err = call("report", calibrated, "--html", elsewhere)
+    assert (code, err) == (0, "")
+    assert out.startswith("**Verdict: worse in 1 of 3 tasks: tiny_perplexity.**")
+    assert elsewhere.read_bytes() == (calibrated / "report.html").read_bytes()
+    assert {path.name for path in (calibrated / "figures").iterdir()} == {
+        "differences.svg", "retrieval-tiny-needle-single.svg",
+    }  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_written_is_read_and_said(call, calibrated, tmp_path, monkeypatch):
+    from sage_eval.report import html
+
+    # Root may write anywhere, so that permissions cannot be the test.
+    monkeypatch.setattr(html, "writable", lambda _folder: False)
+    before = {path: path.stat().st_mtime_ns for path in sorted(calibrated.rglob("*"))}
+    code, out, err = call("report", calibrated, "--html", tmp_path / "page.html")
+    assert code == 0
+    assert out.startswith("**Verdict: worse in 1 of 3 tasks: tiny_perplexity.**")
+    assert "is read-only, so nothing was written there" in err
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    assert {path: path.stat().st_mtime_ns for path in sorted(calibrated.rglob("*"))} == before
 
 
 def test_json_on_stdout_is_the_comparison(call, run_folder):
@@ -308,3 +335,22 @@ def test_prepare_copies_pins_and_says_how_to_go_on(call, wordy, tmp_path):
     assert f"{len(manifest['files'])} files" in out
     assert (tmp_path / "data" / "models" / model.name / "config.json").is_file()
     assert f"HF_HUB_OFFLINE=1 sage-eval compare {tmp_path / 'data' / 'models' / model.name}" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "a model or --shape"),
+        (["MODEL", "--shape", "llama-3.1-8b"], "a model or --shape"),
+        (["--shape", "llama-9b"], "known: llama-3.1-8b"),
+        (["reference_model", "--arms", "triton:variant=exact"], "setting of sage_attn"),
+        (["reference_model", "--lengths", "1k"], "whole numbers"),
+        (["reference_model", "--model-args", "dtype"], "name=value"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serving", "memory"])
+def test_a_bench_that_cannot_be_is_refused_before_an_engine_starts(call, tmp_path, command, arguments, message):
+    code, out, err = call("bench", command, *arguments, "--output", tmp_path / "bench")
+    assert (code, out) == (2, "")
+    assert message in one_line(err)
+    assert not (tmp_path / "bench" / "logs").exists()

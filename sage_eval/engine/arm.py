@@ -67,23 +67,25 @@ class Arm:
         requests: Sequence[ScoreRequest],
         *,
         greedy: bool = True,
+        top: int = 0,
         on_result: Callable[[int, Score], None] | None = None,
     ) -> list[Score]:
         """Scores in the order of `requests`.
 
-        `greedy=False` saves the bookkeeping for the greedy flag. `on_result(index, score)` is called as results
-        arrive, in any order. Raises `EngineError` (engine died, refused, NaN) and `CoverageError`.
+        `greedy=False` saves the bookkeeping for the greedy flag, `top` asks for that many most probable tokens at each
+        position. `on_result(index, score)` is called as results arrive, in any order. Raises `EngineError` (engine
+        died, refused, NaN) and `CoverageError`.
         """
         groups = group_scores(requests, share_prefixes=self.share_prefixes)
         results: dict[int, Score] = {}
 
         def collect(index: int, reply: Reply) -> None:
             for member in groups[index].members:
-                results[member] = groups[index].read(requests[member], reply, greedy=greedy)
+                results[member] = groups[index].read(requests[member], reply, greedy=greedy, top=top)
                 if on_result:
                     on_result(member, results[member])
 
-        self._run([group.payload(greedy=greedy) for group in groups], collect)
+        self._run([group.payload(greedy=greedy, top=top) for group in groups], collect)
         return [results[index] for index in range(len(requests))]
 
     def generate(

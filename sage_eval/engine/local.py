@@ -64,7 +64,11 @@ class LocalEngine:
         atexit.register(self.close)  # after multiprocessing's own, which would wait for the children for ever
 
     def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
-        """Serve `batch`; yields (index in the batch, reply) as replies arrive."""
+        """Serve `batch`; yields (index in the batch, reply) as replies arrive.
+
+        The reply to a payload with `stream` set is its last one, with `arrivals` added: `time.perf_counter` at each
+        piece, the first of them the time of the first token.
+        """
         results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         task = self._submit(self._drive(batch, results))
         try:
@@ -144,11 +148,25 @@ class LocalEngine:
         async def one(index: int, payload: Payload) -> None:
             async with gate:
                 try:
-                    results.put((index, await self._engine.async_generate(**payload)))
+                    results.put((index, await self._answer(payload)))
                 except Exception as error:
                     results.put((index, error))
 
         await asyncio.gather(*(one(index, payload) for index, payload in enumerate(batch)))
+
+    async def _answer(self, payload: Payload) -> Reply:
+        from sglang.srt.managers.io_struct import GenerateReqInput
+
+        # Not `Engine.async_generate`, which knows only some of the fields that a server's `/generate` takes.
+        pieces = self._engine.tokenizer_manager.generate_request(GenerateReqInput(**payload), None)
+        if not payload.get("stream"):
+            return await anext(pieces)
+        reply: Reply = {}
+        arrivals = []
+        async for piece in pieces:
+            reply = piece
+            arrivals.append(time.perf_counter())
+        return {**reply, "arrivals": arrivals}
 
     def _submit(self, work: Coroutine[Any, Any, Any]) -> "Future[Any]":
         if self._closed:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sage_eval.engine import topk
+from sage_eval.engine.topk import TopK
 from sage_eval.errors import EngineError
 
 Payload = dict[str, Any]
@@ -25,11 +27,12 @@ class ScoreRequest:
 class Score:
     """Natural log-probabilities, one a continuation token, and whether each token was the most probable one.
 
-    `greedy` is None where the caller did not ask for it.
+    `greedy` and `top`, the most probable tokens at each position, are None where the caller did not ask for them.
     """
 
     logprobs: tuple[float, ...]
     greedy: bool | None
+    top: TopK | None = None
 
     @property
     def total(self) -> float:
@@ -66,19 +69,20 @@ class Group:
     members: list[int]
     last_tokens: set[int]
 
-    def payload(self, *, greedy: bool) -> Payload:
-        """The engine request; `greedy` also asks for the most probable token at each position."""
+    def payload(self, *, greedy: bool, top: int = 0) -> Payload:
+        """The engine request; `greedy` also asks for the most probable token at each position, `top` for that many."""
         return {
             "input_ids": list(self.prompt),
             "sampling_params": {"max_new_tokens": 0, "temperature": 0.0},
             "return_logprob": True,
             # SGLang reports log-probabilities from this position on, the first of them always empty.
             "logprob_start_len": self.start - 1 if self.start < len(self.prompt) else -1,
-            "top_logprobs_num": int(greedy),
+            "top_logprobs_num": max(top, int(greedy)),
             "token_ids_logprob": sorted(self.last_tokens),
+            **(topk.REQUEST if top else {}),
         }
 
-    def read(self, request: ScoreRequest, reply: Reply, *, greedy: bool) -> Score:
+    def read(self, request: ScoreRequest, reply: Reply, *, greedy: bool, top: int = 0) -> Score:
         """The score of one member. Raises `EngineError` where a log-probability is missing, NaN or infinite."""
         meta = reply["meta_info"]
         scored = len(request.continuation) - 1  # tokens of the continuation that are part of the prompt
@@ -86,11 +90,12 @@ class Group:
             after = {token: value for value, token, *_ in meta["output_token_ids_logprobs"][0]}
             values = [entry[0] for entry in _tail(meta.get("input_token_logprobs"), scored)]
             values.append(after[request.continuation[-1]])
-            best = []
-            if greedy:
+            lists = TopK.read(meta, scored) if top else None
+            best: list[Any] = [] if lists is None else lists.logprobs[:, 0].tolist()
+            if greedy and lists is None:
                 best = [entry[0][0] for entry in _tail(meta.get("input_top_logprobs"), scored)]
                 best.append(meta["output_top_logprobs"][0][0][0])
-        except (KeyError, IndexError, TypeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise EngineError(
                 f"SGLang's reply to a prompt of {len(self.prompt)} tokens lacks logprobs ({error!r})"
             ) from error
@@ -101,7 +106,7 @@ class Group:
             )
         # Both come from one tensor, so the most probable token compares equal to itself, ties included.
         is_greedy = all(value >= top for value, top in zip(values, best, strict=True)) if greedy else None
-        return Score(tuple(values), is_greedy)
+        return Score(tuple(values), is_greedy, lists)
 
 
 def _finite(value: Any) -> bool:

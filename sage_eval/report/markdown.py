@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sage_eval.report import doses, tables, verdict
+from sage_eval.report import doses, fidelity, tables, verdict
 from sage_eval.report.tables import Table
 from sage_eval.runs.comparison import Comparison
 from sage_eval.runs.folder import Run
@@ -20,12 +20,13 @@ VERDICTS = (
 def render(run: Run, *, details: bool = True) -> str:
     """The report as text; without `details` only the tables of tasks, gates and coverage."""
     comparison: Comparison = run.comparison
-    return "\n".join(_lines(run.manifest, comparison, details)) + "\n"
+    return "\n".join(_lines(run, comparison, details)) + "\n"
 
 
-def _lines(manifest: Manifest, comparison: Comparison, details: bool) -> Iterator[str]:
+def _lines(run: Run, comparison: Comparison, details: bool) -> Iterator[str]:
+    manifest = run.manifest
     if details:
-        yield from (f"# {manifest.model['name']}: {' against '.join(_backends(comparison))}", "")
+        yield from (f"# {manifest.model['name']}: {' against '.join(backends(comparison))}", "")
     yield from _verdict(comparison)
     candidates = [pair for pair in comparison.pairs if pair.role == "candidate"]
     for pair in candidates:
@@ -40,6 +41,8 @@ def _lines(manifest: Manifest, comparison: Comparison, details: bool) -> Iterato
                     "Found, in per cent, baseline → candidate; in brackets where the baseline is under 80 %.",
                     "",
                 )
+    if distances := fidelity.table(run.fidelity):
+        yield from _table(distances)
     yield from _table(tables.coverage(comparison.arms))
     if not details:
         return
@@ -48,7 +51,7 @@ def _lines(manifest: Manifest, comparison: Comparison, details: bool) -> Iterato
         members = tables.scores(comparison, pair, members=True)
         if members.rows:
             yield from ("<details><summary>Members of the groups</summary>", "", *_table(members), "</details>", "")
-    yield from _how_to_read(manifest, comparison)
+    yield from how_to_read(manifest, comparison)
     yield from _machine(manifest, comparison)
 
 
@@ -70,7 +73,8 @@ def _calibration(comparison: Comparison) -> Iterator[str]:
         yield from ("</details>", "")
 
 
-def _backends(comparison: Comparison) -> list[str]:
+def backends(comparison: Comparison) -> list[str]:
+    """The backends of the candidate and of the baseline, in this order."""
     names = [pair.candidate for pair in comparison.pairs if pair.role == "candidate"]
     return [comparison.arms[name].backend for name in (*names, comparison.pairs[0].baseline)]
 
@@ -97,7 +101,8 @@ def _gates(comparison: Comparison) -> Iterator[str]:
         yield ""
 
 
-def _how_to_read(manifest: Manifest, comparison: Comparison) -> Iterator[str]:
+def how_to_read(manifest: Manifest, comparison: Comparison) -> Iterator[str]:
+    """What the numbers, the verdicts and the mode mean: paragraphs with empty lines between them."""
     mode = {
         "fidelity": "every prefill token is computed afresh by the backend under test (no prefix cache, no chunking)",
         "throughput": "the settings a server would use; part of the prompt may come from the prefix cache",
@@ -117,7 +122,8 @@ def _how_to_read(manifest: Manifest, comparison: Comparison) -> Iterator[str]:
     )
 
 
-def _machine(manifest: Manifest, comparison: Comparison) -> Iterator[str]:
+def facts(manifest: Manifest, comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """What was run, on what and by which code: names and texts."""
     devices = ", ".join(f"{d['name']} ({d['memory_gib']} GiB, driver {d['driver']})" for d in manifest.devices)
     host = manifest.host
     seconds = "; ".join(
@@ -126,14 +132,12 @@ def _machine(manifest: Manifest, comparison: Comparison) -> Iterator[str]:
     )
     git = manifest.git
     commit = git["commit"][:12] + " with uncommitted changes" * git["dirty"] if git else "an installed package"
-    yield from (
-        f"- Device: {devices or 'no GPU'}; {host['cpu']}, {host['cores']} cores, {host['memory_gib']} GiB",
-        "- Versions: " + ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
-        f"- Model: {manifest.model['name']}, SHA-256 {manifest.model['sha256'][:16]}…; seed {manifest.seed}",
-        f"- Code: {commit}; {manifest.created:%Y-%m-%d %H:%M} UTC; start + evaluation: {seconds}",
-        "- Repeat:",
-        "",
-        "```sh",
-        manifest.command,
-        "```",
-    )
+    yield "Device", f"{devices or 'no GPU'}; {host['cpu']}, {host['cores']} cores, {host['memory_gib']} GiB"
+    yield "Versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    yield "Model", f"{manifest.model['name']}, SHA-256 {manifest.model['sha256'][:16]}…; seed {manifest.seed}"
+    yield "Code", f"{commit}; {manifest.created:%Y-%m-%d %H:%M} UTC; start + evaluation: {seconds}"
+
+
+def _machine(manifest: Manifest, comparison: Comparison) -> Iterator[str]:
+    yield from (f"- {name}: {text}" for name, text in facts(manifest, comparison))
+    yield from ("- Repeat:", "", "```sh", manifest.command, "```")

@@ -1,6 +1,7 @@
 """The result on a terminal (rich tables), and the progress of a run on stderr."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from sage_eval.report import doses, tables, verdict
+from sage_eval.report import doses, fidelity, tables, verdict
 from sage_eval.runs.comparison import Comparison
 from sage_eval.runs.folder import Run
 
@@ -32,14 +33,19 @@ def show(run: Run, console: Console) -> None:
         for row in tables.top_level(pair):
             for grid in tables.cells(row):
                 _print(grid, console)
+    if distances := fidelity.table(run.fidelity):
+        _print(fidelity.narrow(distances), console)
     _print(tables.coverage(comparison.arms), console)
 
 
 class Progress:
-    """`runs.compare.Display` on stderr: a live line on a terminal, plain lines elsewhere."""
+    """`runs.side_by_side.Display` on stderr: a live line an arm on a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._lock = threading.Lock()
+        self._lines: dict[str, str] = {}
+        self._status = console.status("", spinner="dots")  # rich shows one live area at a time: all arms share it
 
     @contextlib.contextmanager
     def arm(self, name: str, backend: str) -> Iterator[Callable[[str], None]]:
@@ -48,15 +54,30 @@ class Progress:
         label = f"{name} ({backend})"
         if not self._console.is_terminal:
             self._console.print(f"{label}: running", markup=False, highlight=False)
-        with self._console.status(f"{escape(label)}: starting", spinner="dots") as status:
 
-            def update(line: str) -> None:
-                minutes, seconds = divmod(int(time.monotonic() - started), 60)
-                status.update(f"{escape(label)} {minutes}:{seconds:02d}  [dim]{escape(line)}[/]")
+        def update(line: str) -> None:
+            minutes, seconds = divmod(int(time.monotonic() - started), 60)
+            self._show(name, f"{escape(label)} {minutes}:{seconds:02d}  [dim]{escape(line)}[/]")
 
-            yield update if self._console.is_terminal else lambda _line: None
+        try:
+            self._show(name, f"{escape(label)}: starting")
+            yield update
+        finally:
+            self._show(name, None)
         elapsed = time.monotonic() - started
         self._console.print(f"{label}: finished in {elapsed:.0f} s", markup=False, highlight=False)
+
+    def _show(self, name: str, line: str | None) -> None:
+        """Replace an arm's line, or take it away."""
+        if not self._console.is_terminal:
+            return
+        with self._lock:
+            self._lines = {**self._lines, name: line} if line else {k: v for k, v in self._lines.items() if k != name}
+            if self._lines:
+                self._status.update("\n  ".join(self._lines.values()))
+                self._status.start()
+            else:
+                self._status.stop()
 
     def kept(self, name: str, backend: str) -> None:
         """Say that an earlier call's arm is used."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from sage_eval.errors import DataError, SageEvalError, UsageError
-from sage_eval.runs import records
-from sage_eval.runs.files import read_jsonl_zst, write_json, write_jsonl_zst
-from sage_eval.runs.folder import ARM, ERROR, PROMPTS, RESULTS, SAMPLES, SCHEMA_VERSION
+from sage_eval.runs import columns, records, topk
+from sage_eval.runs.files import write_json, write_jsonl_zst
+from sage_eval.runs.folder import ARM, ERROR, PROMPTS, RESULTS, SAMPLES, SCHEMA_VERSION, TOPK
 from sage_eval.runs.spec import ArmSpec
 
 
@@ -72,6 +72,7 @@ def run(spec: ArmSpec, folder: Path) -> None:
         )
         ended = time.time()
         engine = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
+        windows = getattr(lm, "text_windows", [])
     empty = [name for name in tasks if not results["samples"].get(name)]
     if empty:
         raise DataError(f"{', '.join(empty)}: no item was answered; the data set has none for these settings")
@@ -82,10 +83,10 @@ def run(spec: ArmSpec, folder: Path) -> None:
         if source := metadata.get("config_source"):
             # A run folder is published: where somebody's checkout lies is nobody's business.
             metadata["config_source"] = "/".join(Path(source).parts[-2:])
-    _write_prompts(folder.parent.parent / PROMPTS, prompts)
-    header = {"schema_version": SCHEMA_VERSION}
-    write_jsonl_zst(folder / SAMPLES, [header, *(line.model_dump(exclude_defaults=True) for line in lines)])
-    write_json(folder / RESULTS, {"schema_version": SCHEMA_VERSION, **results})
+    write_jsonl_zst(folder / PROMPTS, [{"schema_version": SCHEMA_VERSION}, *prompts])
+    write_jsonl_zst(folder / SAMPLES, columns.encode(lines))
+    topk.write(folder / TOPK, windows)
+    write_jsonl_zst(folder / RESULTS, [{"schema_version": SCHEMA_VERSION, **results}])
     write_json(
         folder / ARM,
         {
@@ -141,15 +142,6 @@ def _model(spec: ArmSpec) -> Any:
         close = getattr(lm, "close", None)
         if callable(close):
             close()
-
-
-def _write_prompts(path: Path, prompts: list[dict[str, Any]]) -> None:
-    """Add this arm's prompts to those of the run; the arms ask the same ones, so the file usually stays as it is."""
-    known = list(read_jsonl_zst(path))[1:] if path.exists() else []
-    hashes = {prompt["hash"] for prompt in known}
-    new = [prompt for prompt in prompts if prompt["hash"] not in hashes]
-    if new:
-        write_jsonl_zst(path, [{"schema_version": SCHEMA_VERSION}, *known, *new])
 
 
 def _die_with_parent() -> None:

@@ -38,7 +38,7 @@ def run_arm(spec: ArmSpec, folder: Path, progress: Callable[[str], None]) -> Non
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=_environment(),
+            env=environment(),
         )
     try:
         while process.poll() is None:
@@ -46,7 +46,7 @@ def run_arm(spec: ArmSpec, folder: Path, progress: Callable[[str], None]) -> Non
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.25)
     finally:
-        _end_group(process)
+        end_group(process)
     if process.returncode != 0 or not (folder / ARM).exists():
         raise _failure(spec, folder, process.returncode)
 
@@ -60,14 +60,15 @@ def last_line(log: Path, window: int = 4096) -> str:
     return next((line.strip()[:120] for line in reversed(text.split("\n")) if line.strip()), "")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """The environment of a child that runs this project's code, wherever it was imported from."""
     root = str(Path(__file__).parents[2])
     path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     # A log is no terminal: one progress line a second is enough.
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "1"}
 
 
-def _end_group(process: "subprocess.Popen[bytes]") -> None:
+def end_group(process: "subprocess.Popen[bytes]") -> None:
     """End what is left of the process group; the leader may be gone while its scheduler lives on."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A comparison from configuration to run folder: the arms one after the other, then the paired statistics."""
+"""A comparison from configuration to run folder: the arms, then the paired statistics."""
 
 import contextlib
 import json
@@ -7,27 +7,17 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
 
 from sage_eval.config import RunConfig
 from sage_eval.errors import PrerequisiteError, UsageError
 from sage_eval.runs import folder as layout
 from sage_eval.runs import manifest as manifests
-from sage_eval.runs.child import run_arm
 from sage_eval.runs.files import write_bytes, write_json
 from sage_eval.runs.folder import Run
+from sage_eval.runs.packing import pack
+from sage_eval.runs.side_by_side import Display, run_arms
 from sage_eval.runs.spec import ArmSpec, arms
 from sage_eval.runs.stressed import with_checkpoints
-
-
-class Display(Protocol):
-    """Where progress goes: a terminal, a log, or nowhere."""
-
-    def arm(self, name: str, backend: str) -> contextlib.AbstractContextManager[Callable[[str], None]]:
-        """Around one arm; yields what takes its current line."""
-
-    def kept(self, name: str, backend: str) -> None:
-        """An arm of an earlier call was taken over."""
 
 
 class Quiet:
@@ -45,7 +35,7 @@ class Quiet:
 def compare(
     config: RunConfig, *, fresh: bool = False, display: Display | None = None, argv: list[str] | None = None
 ) -> Run:
-    """Run what is not yet finished and return the complete run, with `comparison.json` and `report.md` written.
+    """Run what is not yet finished and return the complete run, with `comparison.json` and the reports written.
 
     Finished arms with the same fingerprint are taken over, so that an interrupted call is resumed by repeating it.
     `UsageError` where the folder holds another comparison (unless `fresh`), or whatever an arm fails with.
@@ -66,28 +56,40 @@ def compare(
         manifest = layout.read_manifest(target).model_copy(update=asked)
     write_json(target / layout.MANIFEST, manifest.model_dump(mode="json"))
     for spec in specs:
-        backend = spec.backend or "SGLang's choice"
         if finished[spec.name]:
-            display.kept(spec.name, backend)
-            continue
-        arm_folder = target / "arms" / spec.name
-        arm_folder.mkdir(parents=True, exist_ok=True)
-        with display.arm(spec.name, backend) as progress:
-            run_arm(spec, arm_folder, progress)
+            display.kept(spec.name, spec.backend or "SGLang's choice")
+    run_arms([spec for spec in specs if not finished[spec.name]], target, display, config.parallel)
+    pack(layout.load(target))
     return summarise(target, config.min, config.margin, config.fail_on)
 
 
 def summarise(
-    target: Path, minimum: Mapping[str, float], margin: Mapping[str, float] | None = None, fail_on: Sequence[str] = ()
+    target: Path,
+    minimum: Mapping[str, float],
+    margin: Mapping[str, float] | None = None,
+    fail_on: Sequence[str] = (),
+    *,
+    keep: bool = True,
 ) -> Run:
-    """Write `comparison.json` and `report.md` of a folder whose arms are finished."""
+    """Compare the arms of a folder whose arms are finished, and write the JSON files and the reports into it.
+
+    Without `keep` nothing is written: for a folder that cannot be.
+    """
+    from sage_eval.report import html
     from sage_eval.report.markdown import render
-    from sage_eval.runs import comparison
+    from sage_eval.runs import comparison, distances
 
     run = layout.load(target)
     result = comparison.compare(run.manifest, run.arms, minimum, margin or {}, fail_on)
-    write_json(target / layout.COMPARISON, result.model_dump(mode="json"))
+    if not keep:
+        vars(run)["comparison"] = result  # where the property would keep what it had read
+        return run
+    write_json(target / layout.COMPARISON, result.model_dump(mode="json"), indent=None)
+    if measured := distances.measure(run):
+        write_json(target / layout.FIDELITY, measured.model_dump(mode="json"), indent=None)
+        run = layout.load(target)
     write_bytes(target / layout.REPORT, render(run).encode())
+    html.write(run)
     return run
 
 
@@ -126,8 +128,11 @@ def _clear(target: Path) -> None:
     if not (target / layout.MANIFEST).exists():
         raise UsageError(f"{target} is not a run folder, so --fresh does not delete it: choose another --output")
     try:
-        shutil.rmtree(target / "arms", ignore_errors=False) if (target / "arms").exists() else None
-        for name in (layout.MANIFEST, layout.COMPARISON, layout.PROMPTS, layout.REPORT):
+        for name in ("arms", layout.FIGURES):
+            shutil.rmtree(target / name, ignore_errors=False) if (target / name).exists() else None
+        for name in (
+            layout.MANIFEST, layout.COMPARISON, layout.FIDELITY, layout.PROMPTS, layout.REPORT, layout.HTML,
+        ):  # fmt: skip
             (target / name).unlink(missing_ok=True)
     except OSError as error:
         raise PrerequisiteError(f"cannot delete {error.filename}: {error.strerror}") from None

@@ -14,11 +14,15 @@ class _Record(BaseModel):
 
 
 class Histogram(_Record):
-    """Token positions by KLD in nats: `counts[i]` from `edges[i]` to `edges[i + 1]`, `below` under the first edge."""
+    """Token positions by KLD in nats: `counts[i]` from `edges[i]` to `edges[i + 1]`, `below` under the first edge.
+
+    `above` counts those over the last edge.
+    """
 
     edges: list[float]
     counts: list[int]
     below: int
+    above: int = 0
 
 
 class PositionBin(_Record):

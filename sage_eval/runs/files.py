@@ -35,9 +35,9 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise PrerequisiteError(f"cannot write {path}: {error.strerror}; {advice} choose another --output") from None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON; NaN and infinities become the strings "NaN", "Infinity" and "-Infinity" (see `plain`)."""
-    text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Write JSON, indented by default; NaN and infinities become the strings "NaN", "±Infinity" (see `plain`)."""
+    text = json.dumps(plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
 
 

@@ -3,18 +3,21 @@
     manifest.json              what was asked, on which machine, with which versions, and the command to repeat it
     arms/<name>/spec.json      what the arm was told
     arms/<name>/log.txt        everything the engine said
-    arms/<name>/results.json   lm-eval's own results
-    arms/<name>/samples.jsonl.zst   one line an item (`records.Sample`)
+    arms/<name>/results.json.zst    lm-eval's own results (older runs: results.json)
+    arms/<name>/samples.jsonl.zst   the answered items (`records.Sample`), by column (`columns`)
+    arms/<name>/topk.npz       the k most probable tokens at each position of the texts, where asked for
     arms/<name>/arm.json       written last: this arm is finished; its fingerprint, times, coverage
-    prompts.jsonl.zst          each prompt once, by hash
+    prompts.jsonl.zst          prompts by hash: in full those whose answers changed most (`packing`)
     comparison.json            paired statistics
     fidelity.json              KLD and its company, where top-k log-probabilities were taken
     report.md                  the table
+    report.html, figures/*.svg   the same with figures: one page that needs nothing else, and its figures one by one
 
 Every file carries `schema_version`; `load` reads all versions ever written.
 """
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,6 +25,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sage_eval.errors import DataError
+from sage_eval.runs import columns
 from sage_eval.runs.files import read_json, read_jsonl_zst
 from sage_eval.runs.manifest import Manifest
 from sage_eval.runs.records import Sample
@@ -29,10 +33,12 @@ from sage_eval.runs.spec import ArmSpec
 
 SCHEMA_VERSION = 1
 MANIFEST, COMPARISON, PROMPTS, REPORT = "manifest.json", "comparison.json", "prompts.jsonl.zst", "report.md"
-FIDELITY = "fidelity.json"
+FIDELITY, TOPK = "fidelity.json", "topk.npz"
+HTML, FIGURES = "report.html", "figures"
 SPEC, LOG, RESULTS, SAMPLES, ARM, ERROR = (
-    "spec.json", "log.txt", "results.json", "samples.jsonl.zst", "arm.json", "error.json"
+    "spec.json", "log.txt", "results.json.zst", "samples.jsonl.zst", "arm.json", "error.json"
 )  # fmt: skip
+OLD_RESULTS = "results.json"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -55,6 +61,7 @@ class Arm:
 
     folder: Path
     record: ArmRecord
+    base: "Arm | None" = None  # what packed samples are relative to
 
     @property
     def name(self) -> str:
@@ -69,17 +76,47 @@ class Arm:
     @cached_property
     def samples(self) -> list[Sample]:
         """All items of this arm in lm-eval's order."""
-        header, *lines = read_jsonl_zst(self.folder / SAMPLES)
-        _check_version(self.folder / SAMPLES, header)
-        if len(lines) != self.record.items:
-            raise DataError(f"{self.folder / SAMPLES} has {len(lines)} items, {ARM} says {self.record.items}")
-        return [_validate(Sample, line, self.folder / SAMPLES) for line in lines]
+        path = self.folder / SAMPLES
+        header, *lines = read_jsonl_zst(path)
+        _check_version(path, header, SCHEMA_VERSION, columns.VERSION)
+        if header["schema_version"] == columns.VERSION:
+            try:
+                found = columns.decode([header, *lines], self._baseline(header["baseline"]))
+            except (ValueError, KeyError, IndexError, TypeError) as error:  # pydantic's error is a ValueError
+                raise DataError(f"{path} is damaged ({str(error).splitlines()[0]}): run again with --fresh") from None
+        else:
+            found = [_validate(Sample, line, path) for line in lines]
+        if len(found) != self.record.items:
+            raise DataError(f"{path} has {len(found)} items, {ARM} says {self.record.items}")
+        return found
+
+    def _baseline(self, digest: str | None) -> list[Sample]:
+        """The baseline's samples, which must be those that this arm's were packed against."""
+        if digest is None:
+            return []
+        base = self.base or read_arm(self.folder.parent / "baseline")
+        if base is None or base.samples_digest != digest:
+            raise DataError(f"{self.folder / SAMPLES} belongs to another baseline than is here: run again with --fresh")
+        return base.samples
+
+    @property
+    def samples_digest(self) -> str:
+        """SHA-256 of the samples file, by which packed arms are tied to their baseline."""
+        try:
+            return hashlib.sha256((self.folder / SAMPLES).read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(f"cannot read {self.folder / SAMPLES}: {error.strerror}") from None
 
     @cached_property
     def results(self) -> dict[str, Any]:
         """lm-eval's results as it returned them, without the samples."""
-        value = read_json(self.folder / RESULTS)
-        _check_version(self.folder / RESULTS, value)
+        path = self.folder / RESULTS
+        if path.exists():
+            value: Any = next(read_jsonl_zst(path), {})
+        else:
+            path = self.folder / OLD_RESULTS
+            value = read_json(path)
+        _check_version(path, value)
         return dict(value)
 
 
@@ -93,10 +130,17 @@ class Run:
 
     @cached_property
     def prompts(self) -> dict[str, dict[str, Any]]:
-        """Prompts by hash; long ones as their two ends."""
+        """Prompts by hash; long ones as their two ends, and with an empty context where only the hash was kept."""
         header, *lines = read_jsonl_zst(self.folder / PROMPTS)
         _check_version(self.folder / PROMPTS, header)
-        return {line["hash"]: line for line in lines}
+        known = {line["hash"]: line for line in lines}
+        bare = {
+            sample.prompt: {"hash": sample.prompt, "task": sample.task, "doc_id": sample.doc_id, "context": "",
+                            "requests": []}
+            for sample in next(iter(self.arms.values())).samples
+            if sample.prompt not in known
+        }  # fmt: skip
+        return known | bare
 
     @cached_property
     def comparison(self) -> Any:
@@ -135,13 +179,17 @@ def load(folder: str | Path) -> Run:
     missing = [name for name, arm in arms.items() if arm is None]
     if missing:
         raise DataError(f"{folder} is unfinished: arm {', '.join(missing)} is missing; repeat: {manifest.command}")
-    return Run(folder, manifest, {name: arm for name, arm in arms.items() if arm})
+    found = {name: arm for name, arm in arms.items() if arm}
+    base = next(iter(found.values()), None)
+    return Run(folder, manifest, {n: arm if arm is base else replace(arm, base=base) for n, arm in found.items()})
 
 
-def _check_version(path: Path, value: Any) -> None:
+def _check_version(path: Path, value: Any, *known: int) -> None:
     version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != SCHEMA_VERSION:
-        raise DataError(f"{path} has schema_version {version!r}; this sage-eval reads {SCHEMA_VERSION}: update it")
+    if version not in (known or (SCHEMA_VERSION,)):
+        raise DataError(
+            f"{path} has schema_version {version!r}; this sage-eval reads {max(known, default=1)}: update it"
+        )
 
 
 def _validate(model: type[M], value: Any, path: Path) -> M:

@@ -7,28 +7,57 @@ from sage_eval.runs.records import Sample
 Pair = tuple[Sample, Sample]
 
 
+def pair_tasks(baseline: Arm, candidate: Arm) -> tuple[dict[str, list[Pair]], dict[str, str]]:
+    """As `pair`, task by task: those that can be paired, and why the others cannot.
+
+    Raises `DataError` where none can.
+    """
+    sides = [_by_task(arm) for arm in (baseline, candidate)]
+    paired: dict[str, list[Pair]] = {}
+    refused: dict[str, str] = {}
+    for task in dict.fromkeys([*sides[0], *sides[1]]):
+        try:
+            paired[task] = _pair(task, sides[0].get(task, []), sides[1].get(task, []), (baseline.name, candidate.name))
+        except DataError as error:
+            refused[task] = str(error)
+    if not paired:
+        raise DataError(next(iter(refused.values()), f"arms {baseline.name} and {candidate.name} answered nothing"))
+    return paired, refused
+
+
 def pair(baseline: Arm, candidate: Arm) -> dict[str, list[Pair]]:
     """Per task the pairs (baseline's sample, candidate's sample), in the baseline's order.
 
     Raises `DataError` where an item is missing in one arm or the two prompts' hashes differ: a difference between the
     arms would then be a difference between the questions.
     """
-    other = {sample.key: sample for sample in candidate.samples}
-    ours = {sample.key for sample in baseline.samples}
-    lonely = [*(key for key in other if key not in ours), *(key for key in ours if key not in other)]
-    if lonely:
-        task, doc_id, _ = lonely[0]
-        raise DataError(
-            f"arms {baseline.name} and {candidate.name} did not answer the same items: {len(lonely)} are in one only "
-            f"(first: {task}, item {doc_id}); run again with --fresh"
-        )
-    tasks: dict[str, list[Pair]] = {}
-    for sample in baseline.samples:
-        twin = other[sample.key]
-        if sample.prompt != twin.prompt:
-            raise DataError(
-                f"{sample.task}, item {sample.doc_id}: arms {baseline.name} and {candidate.name} were given different "
-                "prompts, so they cannot be compared; did the data or the tokenizer change? run again with --fresh"
-            )
-        tasks.setdefault(sample.task, []).append((sample, twin))
+    paired, refused = pair_tasks(baseline, candidate)
+    if refused:
+        raise DataError(next(iter(refused.values())))
+    return paired
+
+
+def _by_task(arm: Arm) -> dict[str, list[Sample]]:
+    tasks: dict[str, list[Sample]] = {}
+    for sample in arm.samples:
+        tasks.setdefault(sample.task, []).append(sample)
     return tasks
+
+
+def _pair(task: str, ours: list[Sample], theirs: list[Sample], names: tuple[str, str]) -> list[Pair]:
+    other = {sample.key: sample for sample in theirs}
+    keys = {sample.key for sample in ours}
+    lonely = [*(key for key in other if key not in keys), *(key for key in keys if key not in other)]
+    arms = " and ".join(names)
+    if lonely:
+        raise DataError(
+            f"arms {arms} did not answer the same items: {len(lonely)} are in one only (first: {task}, item "
+            f"{lonely[0][1]}); run again with --fresh"
+        )
+    for sample in ours:
+        if sample.prompt != other[sample.key].prompt:
+            raise DataError(
+                f"{task}, item {sample.doc_id}: arms {arms} were given different prompts, so they cannot be compared; "
+                "did the data or the tokenizer change? run again with --fresh"
+            )
+    return [(sample, other[sample.key]) for sample in ours]

@@ -16,8 +16,10 @@ from sage_eval.errors import EngineError
 from sage_eval.runs.files import plain
 
 # A prompt longer than this is kept as its two ends: (task, doc_id) finds the rest in the data set or its generator.
-LONGEST_PROMPT = 16_384
-HEAD, TAIL = 256, 768
+LONGEST_PROMPT = 4_096
+HEAD, TAIL = 256, 2_048
+UNITS = 100_000
+"""Log-probabilities are kept in steps of 1/UNITS nats: a kernel's rounding is hundreds of times that."""
 # Scalars of a document by which results are grouped: where a needle was, which subject, which article.
 CELL_FIELDS = ("family", "length", "depth", "subject", "document", "cluster", "title")
 
@@ -37,7 +39,7 @@ class Sample(BaseModel):
     metrics: dict[str, Number | tuple[Number, Number]] = Field(
         description="per item; a pair is (log-likelihood in nats, weight), for perplexities"
     )
-    logprobs: list[float] = Field(default=[], description="nats, six significant digits")
+    logprobs: list[float] = Field(default=[], description="nats, rounded to 1e-5")
     greedy: list[bool] = []
     generated: list[str] = []
     cell: dict[str, str | int | float] = {}
@@ -100,7 +102,7 @@ def _sample(task: str, prompt: str, row: Mapping[str, Any]) -> Sample:
         # The target of a rolling perplexity is the whole text, which is the prompt already.
         target=target if not isinstance(target, str | list) or len(str(target)) <= TAIL else None,
         metrics=metrics,
-        logprobs=[float(f"{value:.6g}") for value in answers["logprobs"]],
+        logprobs=[round(value * UNITS) / UNITS for value in answers["logprobs"]],
         greedy=answers["greedy"],
         generated=answers["generated"],
         cell=cell,

@@ -76,7 +76,11 @@ def arms(
 
 
 def _model_args(config: RunConfig, arm: Wanted) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"pretrained": config.model, "mode": config.mode, **config.model_args, **arm.extra}
+    arguments: dict[str, Any] = {"pretrained": config.model, "mode": config.mode}
+    # Other models of lm-eval would refuse the argument; they are told only what was asked for.
+    if config.top_logprobs and (config.lm == "sglang-sage" or "top_logprobs" in config.model_fields_set):
+        arguments["top_logprobs"] = config.top_logprobs
+    arguments |= {**config.model_args, **arm.extra}
     if backend := arm.backend:
         # "sage_attn+fa3": prefill and decode, as SGLang's two arguments of that name.
         prefill, plus, decode = backend.partition("+")

@@ -123,14 +123,14 @@ def decide(
     judged = judge(covered, ALPHA) if covered else None
     # The floor arms are judged as if they were the candidate: an alarm among arms that should be equal must be seen.
     equals = {
-        pair.candidate: judge([_evidence(row, _same(row, pair).difference, found["control"], margins) for row in rows])
+        pair.candidate: judge([_evidence(row, same.difference, found["control"], margins) for row, same in shared])
         for pair in found["floor"]
-        if rows
+        if (shared := [(row, same) for row in rows if (same := _same(row, pair))])
     }
     stressed = [pair for pair in pairs if pair.role == "stress"]
     tasks = [
-        _with_doses(_record(row, verdict, _floors(row, index, found["floor"], equals, above)), row, verdict, stressed)
-        for index, (row, verdict) in enumerate(zip(rows, judged.tasks if judged else (), strict=True))
+        _with_doses(_record(row, verdict, _floors(row, found["floor"], equals, above)), row, verdict, stressed)
+        for row, verdict in zip(rows, judged.tasks if judged else (), strict=True)
     ]
     silent = [
         TaskVerdict(task=task, metric=None, verdict="not established", reason=why)
@@ -152,7 +152,8 @@ def judged_rows(pair: "ArmPair", margins: Mapping[str, float]) -> "list[TaskComp
     present = {row.task for row in pair.tasks}
     best: dict[str, TaskComparison] = {}
     for row in pair.tasks:
-        if row.parent in present or metric_of(row, margins) is None:
+        # A group that could not be paired has its verdict, "not established"; its other members are shown only.
+        if row.parent in present or row.parent in pair.unpaired or metric_of(row, margins) is None:
             continue
         if row.task not in best or _rank(row, margins) < _rank(best[row.task], margins):
             best[row.task] = row
@@ -203,8 +204,9 @@ def _rank(row: "TaskComparison", margins: Mapping[str, float]) -> int:
     return 1 + (_PERPLEXITIES.index(row.metric) if row.metric in _PERPLEXITIES else 0)
 
 
-def _same(row: "TaskComparison", pair: "ArmPair") -> "TaskComparison":
-    return next(other for other in pair.tasks if (other.task, other.metric) == (row.task, row.metric))
+def _same(row: "TaskComparison", pair: "ArmPair") -> "TaskComparison | None":
+    """That task and metric in another arm; None where that arm was asked something else."""
+    return next((other for other in pair.tasks if (other.task, other.metric) == (row.task, row.metric)), None)
 
 
 def _check_margins(pair: "ArmPair", margins: Mapping[str, float]) -> None:
@@ -223,9 +225,9 @@ def _unjudged(pair: "ArmPair", rows: "Sequence[TaskComparison]") -> dict[str, st
     lacking = {
         row.task: f"no default margin for {row.metric}: set --margin {row.task}=VALUE"
         for row in pair.tasks
-        if row.parent not in present and row.task not in judged
+        if row.parent not in present and row.parent not in pair.unpaired and row.task not in judged
     }
-    return lacking | dict.fromkeys(pair.incomparable, "no metric that is an average over its items")
+    return pair.unpaired | lacking | dict.fromkeys(pair.incomparable, "no metric that is an average over its items")
 
 
 def _evidence(
@@ -238,32 +240,29 @@ def _evidence(
         row.task,
         metric,
         difference,
-        controls={pair.candidate: _same(row, pair).difference for pair in controls},
+        controls={pair.candidate: same.difference for pair in controls if (same := _same(row, pair))},
         baseline=row.baseline,
         chance=row.chance,
     )
 
 
 def _floors(
-    row: "TaskComparison",
-    index: int,
-    pairs: "Sequence[ArmPair]",
-    equals: Mapping[str, JudgedAll],
-    above: "Mapping[str, ArmPair]",
+    row: "TaskComparison", pairs: "Sequence[ArmPair]", equals: Mapping[str, JudgedAll], above: "Mapping[str, ArmPair]"
 ) -> dict[str, Floor]:
-    return {
-        pair.candidate: Floor(
-            difference=_same(row, pair).difference,
-            identical=_same(row, pair).identical,
-            excess=_same(row, above[pair.candidate]).difference,
-            verdict=equals[pair.candidate].tasks[index].kind,
-        )
-        for pair in pairs
-    }
+    floors = {}
+    for pair in pairs:
+        same, excess = _same(row, pair), _same(row, above[pair.candidate])
+        if same and excess:
+            verdict = next(found.kind for found in equals[pair.candidate].tasks if found.task == row.task)
+            floors[pair.candidate] = Floor(
+                difference=same.difference, identical=same.identical, excess=excess.difference, verdict=verdict
+            )
+    return floors
 
 
 def _with_doses(record: TaskVerdict, row: "TaskComparison", judged: Judged, pairs: "Sequence[ArmPair]") -> TaskVerdict:
-    doses = response(judged.evidence, {pair.candidate: _same(row, pair).difference for pair in pairs})
+    differences = {pair.candidate: same.difference for pair in pairs if (same := _same(row, pair))}
+    doses = response(judged.evidence, differences)
     return record.model_copy(update={"doses": doses, "detection_limit": detection_limit(doses)})
 
 

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -105,6 +106,32 @@ def whole_prompts(arm, requests):
     ]
     replies = dict(arm.transport.stream(payloads))
     return [replies[index]["meta_info"]["input_token_logprobs"][-1][0] for index in range(len(requests))]
+
+
+def test_the_divergence_from_top_k_lists_is_a_lower_bound_and_near_for_many(arm, text, reference_model):
+    """KL(exact attention in transformers ‖ this engine), whose lists are whole distributions with k = vocabulary."""
+    from transformers import AutoModelForCausalLM
+
+    from sage_eval.statistics.divergence import divergence
+
+    prompt, vocabulary = text[3000:3120], 8192
+    [score] = arm.score([ScoreRequest(tuple(prompt[:1]), tuple(prompt[1:]))], greedy=False, top=vocabulary)
+    with torch.inference_mode():
+        model = AutoModelForCausalLM.from_pretrained(reference_model, dtype=torch.float32)
+        truth = model(torch.tensor([prompt[:-1]])).logits[0].log_softmax(-1)
+    whole = np.empty((len(prompt) - 1, vocabulary), np.float32)
+    np.put_along_axis(whole, score.top.ids.astype(np.int64), score.top.logprobs, axis=1)
+    exact = divergence(truth.numpy(), whole).kl
+    bounds = []
+    for k in (1, 16, 256, 4096):
+        best = truth.topk(k)
+        ids, logprobs = score.top.ids[:, :k], score.top.logprobs[:, :k]
+        bounds.append(divergence(best.values.numpy(), logprobs, best.indices.numpy(), ids).kl)
+        # float32 log-probabilities near -10 are known to 1e-6
+        assert (bounds[-1] <= exact + 1e-6).all()
+    means = [bound.mean() for bound in bounds]
+    assert 0 < means[0] < means[1] < means[2] < means[3] <= exact.mean()
+    assert means[3] > 0.9 * exact.mean() > 1e-5
 
 
 def test_a_killed_scheduler_is_an_error_and_nothing_is_left(arm, text):

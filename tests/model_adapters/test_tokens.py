@@ -85,3 +85,41 @@ def test_lm_evals_sglang_model_drops_bos_by_default():
     stock = SGLangLM.__new__(SGLangLM)
     stock.tokenizer, stock.add_bos_token = tokenizer(), False  # its constructor's default
     assert stock.tok_encode("the whale") == [0, 2, 3]
+
+
+@pytest.mark.parametrize("add_bos", [None, True, False])
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_texts_encoded_together_have_the_ids_they_have_alone(add_bos, adds_bos):
+    texts = ["the whale is", "<s>the whale", "", " the", "the whale is", "the whale : A"]
+    together, alone = (Tokens(tokenizer(adds_bos=adds_bos), add_bos=add_bos) for _ in range(2))
+    together.prepare(texts)
+    assert set(together._prepared) == set(texts)
+    assert [together.encode(text) for text in texts] == [alone.encode(text) for text in texts]
+
+
+PAIRS = [
+    ("the whale", " is"),
+    ("the whale ", "is"),
+    ("the whale:", " A"),
+    ("the whale:", " B"),
+    ("", "the"),
+    ("", "<s> A"),
+]
+
+
+def test_pairs_encoded_together_are_lm_evals_one_by_one(reference_model):
+    from lm_eval.api.model import TemplateLM
+
+    from model_adapters.sglang_sage import SGLangSageLM
+
+    from .conftest import requests
+
+    def seen(loglikelihood):
+        found = []
+        lm = SGLangSageLM.__new__(SGLangSageLM)
+        lm.tokens, lm._thinking = Tokens.load(str(reference_model), add_bos=None, prefix=None), False
+        lm._loglikelihood_tokens = lambda pairs, **_: found.extend(pairs)
+        loglikelihood(lm, requests("loglikelihood", *PAIRS), disable_tqdm=True)
+        return found
+
+    assert seen(SGLangSageLM.loglikelihood) == seen(TemplateLM.loglikelihood)

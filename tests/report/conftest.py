@@ -13,3 +13,17 @@ def calibrated_run() -> Path:
 def old_run() -> Path:
     """A run folder as this version wrote it; it must be readable for ever."""
     return Path(__file__).parents[1] / "runs" / "stored" / "schema_1"
+
+
+@pytest.fixture(scope="session")
+def full_run(tmp_path_factory):
+    """A run with all roles of arms, subjects, cells and fidelity.json, compared and rendered. Read only."""
+    from tests.report.full_run import build
+
+    return build(tmp_path_factory.mktemp("full"))
+
+
+@pytest.fixture(scope="session")
+def page(full_run):
+    """Its page as text."""
+    return (full_run.folder / "report.html").read_text()

@@ -5,6 +5,7 @@ its pid and that of a child of its own, which ignores SIGTERM, to the file `TEST
 """
 
 import hashlib
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from lm_eval.api.model import LM
+
+from sage_eval.engine.topk import TextWindow, TopK
 
 
 def _unit(*parts) -> float:
@@ -51,6 +55,36 @@ class HashLM(LM):
     def get_model_info(self):
         tokens = {f"prefill/{self.backend}": 1000.0, f"decode/{self.backend}": 50.0}
         return {"attention_backend": self.backend, "coverage": {"tokens": tokens, "cached_tokens": 0, "counted": True}}
+
+
+class TextLM(HashLM):
+    """A model over a vocabulary of words 0 to 49 that also keeps the `top_logprobs` best at each place of a text."""
+
+    WORDS, WINDOW = 50, 7
+
+    def __init__(self, top_logprobs=0, attention_backend="plain", **given) -> None:
+        super().__init__(attention_backend, **given)
+        self.top_logprobs, self.text_windows = top_logprobs, []
+
+    def loglikelihood_rolling(self, requests):
+        return [math.fsum(self._window(r, start) for start in range(0, 20, self.WINDOW)) for r in requests]
+
+    def distributions(self, text, places):
+        """Log-probabilities in nats, [places, WORDS]."""
+        values = [[3 * _unit(text, i, j) + 0.1 * _unit(self.backend, i, j) for j in range(self.WORDS)] for i in places]
+        return np.array(values) - np.log(np.exp(values).sum(axis=1, keepdims=True))
+
+    def _window(self, request, start) -> float:
+        places = range(start, min(start + self.WINDOW, 20))
+        rows = self.distributions(request.args[0], places)
+        targets = np.array([int(self.WORDS * _unit(request.args[0], place)) for place in places], np.int32)
+        scores = rows[np.arange(len(places)), targets]
+        if self.top_logprobs:
+            ids = np.argsort(-rows, axis=1)[:, : self.top_logprobs]
+            best = TopK(ids.astype(np.int32), np.take_along_axis(rows, ids, axis=1).astype(np.float32))
+            where = (request.task_name, request.doc_id, start, 1, f"{request.args[0]}{start}")
+            self.text_windows.append(TextWindow(*where, targets, scores.astype(np.float32), best))
+        return float(scores.sum())
 
 
 class PlantedLM(LM):

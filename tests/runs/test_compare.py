@@ -48,6 +48,20 @@ def test_the_fingerprint_forgets_name_and_role_and_nothing_else(tiny):
     assert len(prints) == 8
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"lm": "sglang-sage"}, 16),
+        ({"lm": "sglang-sage", "top_logprobs": 0}, None),
+        ({"lm": "hf"}, None),
+        ({"lm": "hf", "top_logprobs": 5}, 5),
+        ({"lm": "sglang-sage", "model_args": {"top_logprobs": 3}}, 3),
+    ],
+)
+def test_only_our_own_model_is_told_of_top_logprobs_unasked(tiny, values, told):
+    assert {spec.model_args.get("top_logprobs") for spec in specs(tiny(**values))} == {told}
+
+
 def test_what_the_tasks_read_from_the_environment_is_part_of_the_fingerprint(tiny, monkeypatch):
     before, _ = specs(tiny())
     monkeypatch.setenv("SAGE_EVAL_RETRIEVAL", '{"depths": 2}')
@@ -62,8 +76,9 @@ def test_the_default_folder_is_the_same_for_the_same_configuration(tiny):
 
 def test_a_run_folder_has_all_its_files(run):
     names = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file()}
-    arm = {"spec.json", "log.txt", "results.json", "samples.jsonl.zst", "arm.json"}
-    assert names == {"manifest.json", "comparison.json", "report.md", "prompts.jsonl.zst"} | {
+    arm = {"spec.json", "log.txt", "results.json.zst", "samples.jsonl.zst", "arm.json"}
+    reports = {"report.md", "report.html", "figures/differences.svg", "figures/retrieval-tiny-needle-single.svg"}
+    assert names == {"manifest.json", "comparison.json", "prompts.jsonl.zst"} | reports | {
         f"arms/{name}/{file}" for name in ("baseline", "candidate") for file in arm
     }
 
@@ -84,9 +99,10 @@ def test_lm_evals_results_are_kept_as_they_are(run):
 
 def test_the_folder_does_not_say_where_the_checkout_lies(run):
     checkout = str(Path(__file__).resolve().parents[2])
-    published = [path for path in run.folder.rglob("*.json") if path.name != "spec.json"]
-    assert published
-    assert [path.name for path in published if f'"{checkout}' in path.read_text()] == []
+    published = {path.name: path.read_text() for path in run.folder.rglob("*.json") if path.name != "spec.json"}
+    published |= {f"results of {name}": json.dumps(arm.results) for name, arm in run.arms.items()}
+    assert len(published) >= 4
+    assert [name for name, text in published.items() if f'"{checkout}' in text] == []
 
 
 def test_a_finished_arm_is_not_run_again(tiny, half, run):

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from sage_eval.errors import DataError, UsageError
-from sage_eval.runs import comparison
+from sage_eval.runs import rows as rows_of
 from sage_eval.runs.comparison import compare
 from sage_eval.runs.folder import Arm, ArmRecord
 from sage_eval.runs.pairing import pair
@@ -121,6 +121,46 @@ def test_a_group_pools_its_members_items_stratified(run):
     assert "stratified" in whole.baseline.method
 
 
+def asked_otherwise(arms, task):
+    """The candidate got another prompt for one item of `task`."""
+    samples = list(arms["candidate"].samples)
+    at = next(i for i, sample in enumerate(samples) if sample.task == task)
+    samples[at] = samples[at].model_copy(update={"prompt": "0" * 32})
+    return {**arms, "candidate": arm_like(arms["candidate"], samples)}
+
+
+def arm_like(original, samples):
+    found = Arm(original.folder, original.record)
+    found.__dict__.update(samples=samples, results=original.results)
+    return found
+
+
+def test_a_task_with_other_prompts_is_not_established_and_the_others_are_judged(run):
+    result = compare(run.manifest, asked_otherwise(run.arms, "tiny_choice"), {})
+    assert {row.task for row in result.pairs[0].tasks} == {"tiny_perplexity", "tiny_needle"}
+    found = {task.task: task for task in result.verdict.tasks}
+    assert found["tiny_choice"].verdict == result.verdict.verdict == "not established"
+    assert (
+        "tiny_choice, item 0: arms baseline and candidate were given different prompts" in found["tiny_choice"].reason
+    )
+    assert set(found) == {"tiny_choice", "tiny_perplexity", "tiny_needle"}
+
+
+def test_a_group_with_such_a_member_is_not_established_and_its_members_are_not_judged(run):
+    result = compare(run.manifest, asked_otherwise(grouped(run), "part_colour"), {})
+    assert [(row.task, row.parent) for row in result.pairs[0].tasks] == [("part_number", "parts")]
+    [found] = result.verdict.tasks
+    assert (found.task, found.verdict) == ("parts", "not established")
+
+
+def test_where_no_task_can_be_paired_it_is_an_error(run):
+    arms = dict(run.arms)
+    for task in ("tiny_choice", "tiny_perplexity", "tiny_needle"):
+        arms = asked_otherwise(arms, task)
+    with pytest.raises(DataError, match="different prompts"):
+        compare(run.manifest, arms, {})
+
+
 def test_windows_of_a_text_are_clustered_by_document(run):
     arms = {
         name: arm(
@@ -149,7 +189,7 @@ def test_a_good_baseline_is_not_called_chance(run):
         s.model_copy(update={"metrics": {"acc": 1.0}}) for s in run.arms["baseline"].samples if s.task == "tiny_choice"
     ]
     items = [(s, s) for s in right]
-    row = comparison._compare_items("tiny_choice", "acc", items, group=False, parent=None)
+    row = rows_of.compare_items("tiny_choice", "acc", items, group=False, parent=None)
     assert row.notes == []
 
 
@@ -186,4 +226,4 @@ def test_filters_of_one_task_are_metrics_of_their_own():
         return Sample(task="t", doc_id=0, filter=filter_name, prompt="p", metrics={"exact_match": value})
 
     items = [(sample(name, 1.0), sample(name, 0.0)) for name in ("strict", "none")]
-    assert list(comparison._by_metric(items)) == ["exact_match,strict", "exact_match"]
+    assert list(rows_of.by_metric(items)) == ["exact_match,strict", "exact_match"]

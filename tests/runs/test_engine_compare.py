@@ -68,4 +68,10 @@ def test_interrupted_comparison_leaves_nothing_and_resumes(reference_model, tmp_
         abs(a - b) for x, y in pairs for a, b in zip(x.logprobs, y.logprobs, strict=True) if x.task == "tiny_choice"
     ]
     assert 0 < max(gaps) < 0.5
+    [distance] = run.fidelity.tasks
+    assert (distance.task, distance.arm, distance.k) == ("tiny_perplexity", "candidate", 16)
+    assert 0 < distance.statistics.kld.value < 0.05
+    nats = [sum(s.logprobs[0] for s in arm.samples if s.task == "tiny_perplexity") for arm in run.arms.values()]
+    lost = (nats[0] - nats[1]) / distance.statistics.positions
+    assert distance.statistics.log_perplexity.value == pytest.approx(lost, abs=1e-5)
     assert json.loads((output / "comparison.json").read_text())["schema_version"] == 1

@@ -10,7 +10,7 @@ from sage_eval.errors import UsageError
 from sage_eval.report.markdown import render
 from sage_eval.runs import arm as arms
 from sage_eval.runs import compare as runner
-from sage_eval.runs import load
+from sage_eval.runs import load, side_by_side
 from sage_eval.runs.comparison import compare
 
 MARGIN = {"accuracy": 0.05, "retrieval": 0.06}
@@ -24,7 +24,7 @@ def planted(tiny, tmp_path_factory):
 
     def run(**values):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runner, "run_arm", _here)
+            patch.setattr(side_by_side, "run_arm", _here)
             settings = {"lm": LM, "margin": MARGIN, "output": tmp_path_factory.mktemp("planted") / "run", **values}
             return runner.compare(tiny(**settings), argv=["compare", "MODEL"])
 
@@ -286,7 +286,9 @@ def test_fail_on_decides_the_exit_code(unclear, tmp_path, capsys, more, code):
 def test_calibration_arms_are_added_to_a_finished_comparison(tiny, run, tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(
-        runner, "run_arm", lambda spec, folder, progress: (started.append(spec.name), _here(spec, folder, progress))
+        side_by_side,
+        "run_arm",
+        lambda spec, folder, progress: (started.append(spec.name), _here(spec, folder, progress)),
     )
     folder = shutil.copytree(run.folder, tmp_path / "run")
     calibrated = runner.compare(tiny(output=folder, arms=("repeat", "control")), argv=["compare"])

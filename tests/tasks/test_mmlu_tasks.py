@@ -49,8 +49,10 @@ def test_a_task_differs_from_lm_evals_in_its_name_and_its_five_shots_only(
     for name, task in theirs["tasks"].items():
         mine, its = ours["tasks"][f"sage_{name}"].dump_config(), task.dump_config()
         assert mine.pop("num_fewshot") == 5
+        for config in (mine, its):
+            config["fewshot_config"] = {k: v for k, v in config["fewshot_config"].items() if k != "doc_to_text"}
         differing = {key for key in mine.keys() | its.keys() if mine.get(key) != its.get(key)}
-        assert differing <= {"task", "metadata"}
+        assert differing <= {"task", "metadata", "doc_to_text"}  # a function with the same result, see below
 
 
 def test_five_shot_prompts_and_scores_are_lm_evals(both: tuple[dict[str, Any], dict[str, Any]]) -> None:

@@ -1,0 +1,60 @@
+"""`sage-eval probe`: what lm-eval does not measure."""
+
+import functools
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+probe = typer.Typer(help="Measure what lm-eval does not: determinism.", no_args_is_help=True)
+
+
+@probe.command()
+def determinism(
+    model: Annotated[str, typer.Argument(help="model folder or hub id")],
+    arms: Annotated[
+        str, typer.Option(help="BACKEND[+DECODE][:setting=value,…], separated by commas; the first is the baseline")
+    ],
+    prompts: Annotated[int, typer.Option(min=1, help="articles of WikiText-2's test set")] = 8,
+    tokens: Annotated[int, typer.Option(min=256, help="tokens of each")] = 2048,
+    chunk: Annotated[int, typer.Option(min=1, help="chunked_prefill_size of the chunked way")] = 512,
+    generated: Annotated[int, typer.Option(min=1, help="greedy tokens after each prompt")] = 32,
+    model_args: Annotated[list[str] | None, typer.Option(help="name=value,… for all arms")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="folder with the data sets; default: the hub")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file, written anew as each arm is done")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Serve the same prompts alone, batched, shuffled, chunked and after a cached prefix, and compare the answers."""
+    from sage_eval.config import parse_pairs
+    from sage_eval.data.wikitext import documents, load_raw
+    from sage_eval.engine.arm import open_arm
+    from sage_eval.engine.options import ArmOptions
+    from sage_eval.probes import determinism as probes
+    from sage_eval.probes.arms import parse_arms
+    from sage_eval.runs.files import write_json
+
+    if data_dir:
+        os.environ["SAGE_EVAL_DATA"] = str(data_dir)
+    common = {"max_length": tokens + generated, **(parse_pairs(model_args) or {})}
+    wanted = {arm.name: common | arm.arguments for arm in parse_arms(arms)}
+    for arguments in wanted.values():
+        ArmOptions.from_arguments(model, **arguments)  # whatever is wrong is said before an engine starts
+
+    def opened(arguments: dict[str, object], **more: object) -> object:
+        return open_arm(ArmOptions.from_arguments(model, **arguments, **more))
+
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    chosen = probes.cut([tokenizer.encode(page) for page in documents(load_raw("test"))], prompts, tokens)
+    done: list[probes.ArmResult] = []
+    engines = [(name, functools.partial(opened, arguments)) for name, arguments in wanted.items()]
+    for result in probes.probe(engines, chosen, chunk=chunk, generated=generated):  # type: ignore[arg-type]
+        done.append(result)
+        sys.stderr.write(f"{result.arm}: done\n")
+        whole = probes.Determinism(model=model, tokens=tokens, chunk=chunk, generated=generated, arms=done)
+        if output:
+            write_json(output, whole.model_dump(mode="json"))
+    typer.echo(whole.model_dump_json(indent=1) if json else probes.text(whole), nl=json)

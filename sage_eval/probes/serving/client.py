@@ -1,0 +1,90 @@
+"""The parent's side of an arm's process: start it, ask it, end it."""
+
+import contextlib
+import json
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sage_eval import errors
+from sage_eval.errors import EngineError, SageEvalError
+from sage_eval.runs.child import end_group, environment, last_line
+
+START_SECONDS = 600.0
+PATIENCE_SECONDS = 10.0
+
+
+class Worker:
+    """One arm's engine. It starts at once and in the background; `ready` waits for it."""
+
+    def __init__(self, name: str, order: dict[str, Any], folder: Path) -> None:
+        self.name = name
+        self._started = time.perf_counter()
+        self._dismissed = False
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = folder / f"{re.sub(r'[^A-Za-z0-9.+_-]+', '-', name)}.log"
+        with self._log.open("wb") as log:
+            # Its own session: a Ctrl-C on the terminal reaches this process only, which then ends the whole group.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "sage_eval.probes.serving.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env=environment(),
+            )
+        self._send(order)
+
+    def ready(self) -> tuple[dict[str, Any], float]:
+        """What the engine says of itself, and the seconds since this worker was made."""
+        assert self._process.stdout
+        if not select.select([self._process.stdout], [], [], START_SECONDS)[0]:
+            raise EngineError(f"arm {self.name} did not start within {START_SECONDS:.0f} s (its log: {self._log})")
+        reply = self._receive()
+        return reply, time.perf_counter() - self._started
+
+    def ask(self, do: str, **command: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer; raises the error that the engine reports."""
+        self._send({"do": do, **command})
+        return self._receive()
+
+    def dismiss(self) -> None:
+        """Let it end by itself, in its own time; `close` then waits for it."""
+        with contextlib.suppress(SageEvalError):
+            self._send({"do": "close"})
+            self._dismissed = True
+
+    def close(self) -> None:
+        """End the engine and every process it started. May be called twice."""
+        if self._dismissed:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(PATIENCE_SECONDS)
+        end_group(self._process)
+        if self._process.stdout:
+            self._process.stdout.close()
+
+    def _send(self, value: dict[str, Any]) -> None:
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(value).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._died() from None
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._died()
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            kind = getattr(errors, reply["type"], EngineError)
+            raise kind(f"arm {self.name}: {reply['error']} (its log: {self._log})")
+        return reply
+
+    def _died(self) -> SageEvalError:
+        return EngineError(f"arm {self.name} ended: {last_line(self._log)} (its log: {self._log})")

@@ -1,0 +1,134 @@
+"""The commands `sage-eval bench serving` and `bench memory`. Imports nothing heavy."""
+
+import json as encoder
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sage_eval.errors import UsageError
+
+Model = Annotated[str | None, typer.Argument(help="model folder or hub id; only its config.json is needed for speed")]
+Arms = Annotated[
+    str, typer.Option(help="BACKEND or PREFILL+DECODE, settings after a colon: fa3,sage_attn+fa3:variant=int8-fp8")
+]
+Baseline = Annotated[str | None, typer.Option(help="the arm to compare with [default: the first]")]
+Shape = Annotated[str | None, typer.Option(help="random weights of a published shape: llama-3.1-8b, llama-3.1-70b")]
+Lengths = Annotated[str, typer.Option(help="input tokens, separated by commas")]
+Resident = Annotated[int | None, typer.Option(min=1, help="engines on the GPU at once [default: as many as fit]")]
+Chunk = Annotated[int | None, typer.Option(help="chunked_prefill_size [default: SGLang's own]")]
+LoadFormat = Annotated[
+    str | None, typer.Option(help="SGLang's load_format [default: dummy where there are no weights]")
+]
+ModelArgs = Annotated[list[str] | None, typer.Option(help="name=value,… for all arms: any argument of SGLang's engine")]
+Total = Annotated[float | None, typer.Option(help="seconds for all, engine starts included; the same command goes on")]
+Longest = Annotated[float, typer.Option(min=0.1, help="skip what would take longer than this many seconds in one run")]
+Output = Annotated[Path | None, typer.Option(help="run folder [default: results/serving-MODEL or memory-MODEL]")]
+Shared = Annotated[bool, typer.Option("--shared-gpu", help="measure although another process is on the GPU")]
+Json = Annotated[bool, typer.Option("--json", help="print the record instead of tables")]
+
+
+def serving(  # noqa: PLR0913, PLR0917 - one parameter a flag
+    model: Model = None,
+    arms: Arms = "triton,sage_attn",
+    baseline: Baseline = None,
+    shape: Shape = None,
+    lengths: Lengths = "128,1024,4096,8192,32768,131072",
+    batches: Annotated[
+        str, typer.Option(help="sequences decoded at once, separated by commas; '' for none")
+    ] = "1,8,32,128",
+    packed_tokens: Annotated[
+        int, typer.Option(min=0, help="prompts of one length at once, up to so many tokens")
+    ] = 16384,
+    decode_context: Annotated[int, typer.Option(min=1, help="prompt tokens of each decoded sequence")] = 256,
+    decode_steps: Annotated[int, typer.Option(min=3, help="new tokens of each decoded sequence")] = 65,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="for each cell, all arms together; one round in any case")
+    ] = 10.0,
+    longest: Longest = 30.0,
+    total: Total = None,
+    resident: Resident = None,
+    chunk: Chunk = None,
+    load_format: LoadFormat = None,
+    model_args: ModelArgs = None,
+    output: Output = None,
+    shared_gpu: Shared = False,
+    json: Json = False,
+) -> None:
+    """Time prefill and decode of several attention backends side by side; engines take turns on one GPU.
+
+    What is finished is kept: the same command goes on where an earlier one was cut short. Speed needs no weights:
+    --shape, or a model folder with a config.json alone.
+    """
+    _run(
+        "serving", model, arms, baseline=baseline, shape=shape, lengths=_sizes(lengths), batches=_sizes(batches),
+        packed_tokens=packed_tokens, decode_context=decode_context, decode_steps=decode_steps, seconds=seconds,
+        longest=longest, total=total, resident=resident, chunk=chunk, load_format=load_format, model_args=model_args,
+        output=output, shared_gpu=shared_gpu, json=json,
+    )  # fmt: skip
+
+
+def memory(  # noqa: PLR0913, PLR0917 - one parameter a flag
+    model: Model = None,
+    arms: Arms = "triton,sage_attn",
+    baseline: Baseline = None,
+    shape: Shape = None,
+    lengths: Lengths = "1024,8192,32768,131072",
+    longest: Longest = 30.0,
+    total: Total = None,
+    resident: Resident = None,
+    chunk: Chunk = None,
+    load_format: LoadFormat = None,
+    model_args: ModelArgs = None,
+    output: Output = None,
+    shared_gpu: Shared = False,
+    json: Json = False,
+) -> None:
+    """Weights, KV cache and the peak of each prefill, per backend, as the engine's own process counts them."""
+    _run(
+        "memory", model, arms, baseline=baseline, shape=shape, lengths=_sizes(lengths), batches=(), packed_tokens=0,
+        seconds=0.0, longest=longest, total=total, resident=resident, chunk=chunk, load_format=load_format,
+        model_args=model_args, output=output, shared_gpu=shared_gpu, json=json,
+    )  # fmt: skip
+
+
+def show(folder: Path, *, json: bool) -> None:
+    """Print the records of a run folder again."""
+    from sage_eval.probes.serving.run import load
+    from sage_eval.probes.serving.table import render
+
+    for found in load(folder):
+        typer.echo(found.model_dump_json(indent=1) if json else render(found))
+
+
+def _run(kind: Any, model: str | None, arms: str, *, json: bool, **options: Any) -> None:
+    import shlex
+
+    from sage_eval.config import parse_pairs
+    from sage_eval.probes.serving.run import bench
+    from sage_eval.probes.serving.table import render
+
+    try:
+        options["model_args"] = parse_pairs(options["model_args"] or [])
+    except ValueError as error:
+        raise UsageError(f"--model-args: {error}") from None
+    if options["load_format"] is None:
+        del options["load_format"]
+    command = shlex.join(["sage-eval", *sys.argv[1:]])
+    found, folder = bench(kind, model, arms, command=command, say=_say, **options)
+    typer.echo(encoder.dumps(found.model_dump(mode="json"), indent=1) if json else render(found), nl=json)
+    _say(f"run folder: {folder}")
+    raise typer.Exit(1 if any(arm.error for arm in found.arms.values()) else 0)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UsageError(f"{text!r}: whole numbers separated by commas are needed") from None

@@ -1,0 +1,162 @@
+"""What to measure, and with which engine settings, decided before any engine is started."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sage_eval.errors import PrerequisiteError, UsageError
+from sage_eval.probes.arms import BenchArm
+from sage_eval.probes.serving import gpu
+from sage_eval.probes.serving.record import Cell
+from sage_eval.probes.serving.shape import describe
+
+LENGTHS = (128, 1024, 4096, 8192, 32768, 131072)
+BATCHES = (1, 8, 32, 128)
+LONG = 32768
+"""Longer prompts come last: what is cheap is measured even where the time runs out."""
+SLACK_TOKENS = 2048
+"""Of the KV cache, for pages that are not full and SGLang's own reserve."""
+WORKSPACE = 5 << 30
+"""Bytes an engine needs beside weights and cache: CUDA context, graphs, activations of one chunk."""
+
+
+class Plan(BaseModel):
+    """A benchmark as asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    model: Path
+    arms: tuple[BenchArm, ...]
+    baseline: str
+    lengths: tuple[int, ...] = LENGTHS
+    batches: tuple[int, ...] = BATCHES
+    packed_tokens: int = Field(16384, ge=0)
+    decode_context: int = Field(256, ge=1)
+    decode_steps: int = Field(65, ge=2)
+    chunk: int | None = None
+    load_format: str = "auto"
+    model_args: dict[str, Any] = {}
+    seconds: float = Field(10.0, ge=0)
+    longest: float = Field(30.0, gt=0)
+    total: float | None = None
+    resident: int | None = Field(None, ge=1)
+    seed: int = 0
+
+    def cells(self) -> list[Cell]:
+        """Short prompts, packed ones, decode, then the long prompts."""
+        short = [n for n in self.lengths if n <= LONG]
+        packed = [n for n in short if self.packed_tokens // n >= 2]
+        return [
+            *(Cell(kind="prefill", size=n) for n in short),
+            *(Cell(kind="packed", size=n) for n in packed),
+            *(Cell(kind="decode", size=n) for n in self.batches),
+            *(Cell(kind="prefill", size=n) for n in self.lengths if n > LONG),
+        ]
+
+    def requests(self, cell: Cell) -> int:
+        """Prompts at once."""
+        return {"prefill": 1, "packed": self.packed_tokens // cell.size, "decode": cell.size}[cell.kind]
+
+    def command(self, cell: Cell) -> dict[str, Any]:
+        """What a worker is asked to run, its seed aside."""
+        decode = cell.kind == "decode"
+        return {
+            "requests": self.requests(cell),
+            "length": self.decode_context if decode else cell.size,
+            "new_tokens": self.decode_steps if decode else 1,
+        }
+
+    def cache_tokens(self) -> int:
+        """Tokens that the largest cell keeps in the KV cache, rounded up."""
+        most = max(
+            (c["requests"] * (c["length"] + c["new_tokens"]) for c in map(self.command, self.cells())), default=0
+        )
+        return -(-(most + SLACK_TOKENS) // 1024) * 1024
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """Of `ArmOptions.from_arguments`, the same for every arm; `model_args` win.
+
+        The KV cache is sized by tokens, as a share of the memory would depend on which other engine starts first. The
+        prefix cache is off. Logits are computed in the model's dtype, as a server would.
+        """
+        commands = [self.command(cell) for cell in self.cells()]
+        graphs = (
+            {"cuda_graph_max_bs_decode": max(self.batches)} if self.batches else {"disable_decode_cuda_graph": True}
+        )
+        if any("graph" in name and "prefill" not in name for name in self.model_args):
+            graphs = {}
+        return {
+            "mode": "throughput",
+            "max_length": max(c["length"] + c["new_tokens"] for c in commands),
+            "max_total_tokens": self.cache_tokens(),
+            "max_running_requests": max(16, *(c["requests"] for c in commands)),
+            "mem_fraction_static": 0.98,
+            "chunked_prefill_size": self.chunk,
+            "disable_radix_cache": True,
+            "disable_prefill_cuda_graph": True,
+            "enable_fp32_lm_head": False,
+            "skip_tokenizer_init": True,
+            "sleep_on_idle": True,
+            "load_format": self.load_format,
+            **graphs,
+            **self.model_args,
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers, sizes aside: with other ones the results of two calls do not compare."""
+        sized = (
+            "max_length", "max_total_tokens", "max_running_requests",
+            "cuda_graph_max_bs_decode", "disable_decode_cuda_graph",
+        )  # fmt: skip
+        engine = {name: value for name, value in self.engine_arguments().items() if name not in sized}
+        own = ("packed_tokens", "decode_context", "decode_steps", "seed", "model_args")
+        return {"engine": engine, **{name: getattr(self, name) for name in own}}
+
+    def groups(self, sizes: dict[str, Any]) -> list[list[BenchArm]]:
+        """Arms whose engines are on the device at the same time, the baseline in each group.
+
+        `sizes` are those of `shape.describe`; they say how many engines fit where `resident` does not.
+        """
+        base = next(arm for arm in self.arms if arm.name == self.baseline)
+        others = [arm for arm in self.arms if arm is not base]
+        count = self.resident or self._fitting(sizes)
+        if count < 2:
+            return [[base], *([arm] for arm in others)]
+        return [[base, *others[i : i + count - 1]] for i in range(0, len(others), count - 1)] or [[base]]
+
+    def _fitting(self, sizes: dict[str, Any]) -> int:
+        if (card := gpu.state()) is None or "free_mib" not in card:
+            return 1
+        if "weight_bytes" not in sizes:
+            raise UsageError("this model's size is not known from its configuration: say --resident 1, or how many fit")
+        each = sizes["weight_bytes"] + sizes["kv_bytes_per_token"] * self.cache_tokens() + WORKSPACE
+        return max(1, int((card["free_mib"] << 20) // each))
+
+
+def make_plan(model: Path, arms: Sequence[BenchArm], baseline: str | None, **options: Any) -> Plan:
+    """A checked plan. Raises `UsageError` for an unknown baseline or no sizes, `PrerequisiteError` for no model."""
+    if not (model / "config.json").is_file():
+        raise PrerequisiteError(f"{model} holds no config.json: give a model folder, or --shape for random weights")
+    names = [arm.name for arm in arms]
+    if baseline is not None and baseline not in names:
+        raise UsageError(f"--baseline {baseline} is none of the arms {', '.join(names)}")
+    sizes = (*options.get("lengths", ()), *options.get("batches", ()))
+    if not sizes or min(sizes) < 1:
+        raise UsageError("there is nothing to measure: give --lengths or --batches of 1 and more")
+    for name in ("lengths", "batches"):
+        options[name] = tuple(sorted(set(options.get(name, ()))))
+    return Plan(model=model, arms=tuple(arms), baseline=baseline or names[0], **options)
+
+
+def vocabulary(sizes: dict[str, Any]) -> int:
+    """Token ids to draw from."""
+    if "vocab_size" not in sizes:
+        raise UsageError("the model's config.json has no vocab_size: a language model is needed")
+    return int(sizes["vocab_size"])
+
+
+def sizes_of(model: Path) -> dict[str, Any]:
+    """`shape.describe`, for the record."""
+    return describe(model)

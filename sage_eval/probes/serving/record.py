@@ -1,0 +1,151 @@
+"""`serving.json`: what was measured, kept as it comes, so that a command that was cut short is taken up again.
+
+A *cell* is a kind of work and a size. All arms of a *block* did the same cell in turn, round by round with the same
+prompts, so their seconds are paired by position; arms of different blocks are not paired.
+
+    prefill/L    one prompt of L tokens, one new token: time to first token
+    packed/L     as many prompts of L tokens at once as make up `packed_tokens`, one new token each: throughput
+    decode/B     B sequences at once, after a prompt of `decode_context` tokens each: time between tokens
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sage_eval.errors import DataError, UsageError
+from sage_eval.runs.files import read_json, write_json
+
+SERVING, MEMORY = "serving.json", "memory.json"
+Kind = Literal["prefill", "packed", "decode"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Cell(_Model):
+    """One kind of work at one size."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind
+    size: int
+
+    @property
+    def name(self) -> str:
+        """`prefill/1024`."""
+        return f"{self.kind}/{self.size}"
+
+
+class Result(_Model):
+    """One arm in one block. `seconds` are per request or batch, for decode per step; one a round."""
+
+    seconds: list[float]
+    warm_up: float | None = None
+    """The first run, in seconds, where it was left out of `seconds`."""
+    memory: dict[str, int] = Field(default_factory=dict)
+    """Bytes: `before_*` at rest, `peak_*` during the first run."""
+
+
+class Block(_Model):
+    """Arms that took turns in one cell: `requests` of `tokens` tokens each (decode: new tokens timed)."""
+
+    cell: Cell
+    requests: int
+    tokens: int
+    results: dict[str, Result]
+    skipped: dict[str, str] = Field(default_factory=dict)
+    interleaved: bool
+    gpu_before: dict[str, Any] | None = None
+    gpu_after: dict[str, Any] | None = None
+
+
+class ArmRecord(_Model):
+    """What an arm was told and what its engine said of itself; `error` where it did not start or broke off."""
+
+    arguments: dict[str, Any]
+    engine: dict[str, Any] = Field(default_factory=dict)
+    start_seconds: float | None = None
+    memory: dict[str, int] = Field(default_factory=dict)
+    coverage: dict[str, float] = Field(default_factory=dict)
+    error: str | None = None
+
+
+class Record(_Model):
+    """The whole file."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["serving", "memory"]
+    created: str
+    command: str
+    baseline: str
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    """What all arms share; a second call with other ones is refused."""
+    versions: dict[str, str]
+    host: dict[str, Any]
+    devices: list[dict[str, Any]]
+    arms: dict[str, ArmRecord] = Field(default_factory=dict)
+    blocks: list[Block] = Field(default_factory=list)
+    summary: dict[str, Any] = Field(default_factory=dict)
+
+    def blocks_of(self, cell: Cell) -> list[Block]:
+        """The blocks of `cell`, oldest first."""
+        return [block for block in self.blocks if block.cell == cell]
+
+    def done(self, arm: str, cell: Cell) -> bool:
+        """Whether `arm` has a result in `cell`."""
+        return any(arm in block.results for block in self.blocks_of(cell))
+
+    def typical(self, arm: str, kind: Kind) -> dict[int, float]:
+        """Size → fastest seconds of `arm` so far."""
+        times: dict[int, float] = {}
+        for block in self.blocks:
+            if block.cell.kind == kind and arm in block.results:
+                best = min(block.results[arm].seconds)
+                times[block.cell.size] = min(best, times.get(block.cell.size, best))
+        return times
+
+
+def read(path: Path) -> Record:
+    """The record in `path`; `DataError` where it is missing, damaged, or of another version."""
+    value = read_json(path)
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version != 1:
+        raise DataError(f"{path} has schema_version {version!r}; this sage-eval reads 1: update it")
+    try:
+        return Record.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def resume(path: Path, new: Record) -> Record:
+    """The record to go on with: `new`, or what `path` holds already of the same measurement.
+
+    Raises `UsageError` where the file is of another model, machine or settings: its numbers would not compare.
+    """
+    if not path.exists():
+        return new
+    old = read(path)
+    for name in ("kind", "model", "settings", "devices", "versions"):
+        before, now = getattr(old, name), getattr(new, name)
+        if before != now:
+            raise UsageError(f"{path} was measured with another {_difference(name, before, now)}: choose --output")
+    return old.model_copy(update={"command": new.command, "baseline": new.baseline})
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(key for key in before | now if before.get(key) != now.get(key))
+        return f"{name} ({key}: {before.get(key)!r}, now {now.get(key)!r})"
+    return name
+
+
+def write(path: Path, record: Record) -> None:
+    """Write `record` with its summary in one step."""
+    from sage_eval.probes.serving.summary import summarise
+
+    record.summary = summarise(record)
+    write_json(path, record.model_dump(mode="json"))

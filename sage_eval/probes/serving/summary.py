@@ -1,0 +1,104 @@
+"""Medians, quantiles and ratios of a record. Pure functions."""
+
+from typing import Any
+
+import numpy as np
+
+from sage_eval.probes.serving.record import Block, Cell, Record, Result
+from sage_eval.probes.serving.scaling import quadratic_share
+from sage_eval.statistics.estimate import MIN_UNITS
+from sage_eval.statistics.resampling import bootstrap
+
+CLASSES = (("small", 1024, 0, 4096), ("medium", 8192, 4096, 32768), ("large", 32768, 32768, 1 << 40))
+"""Name, the size it is measured at if possible, and the sizes (from, up to but not including) that belong to it."""
+
+
+def ratio(baseline: list[float], candidate: list[float], *, paired: bool) -> dict[str, Any]:
+    """How many times as fast the candidate is: median baseline seconds / median candidate seconds.
+
+    The interval (95 %) resamples rounds jointly. With fewer rounds than that takes it is the least and the greatest
+    ratio of a round, and `method` says so; runs that were not interleaved get none, for the card drifts between them.
+    """
+    rounds = min(len(baseline), len(candidate)) if paired else len(candidate)
+    base, cand = np.asarray(baseline), np.asarray(candidate)
+    if not paired:
+        value = float(np.median(base) / np.median(cand))
+        return {"value": value, "low": None, "high": None, "rounds": rounds, "method": "not interleaved"}
+    base, cand = base[:rounds], cand[:rounds]
+    if rounds == 1:
+        return {"value": float(base[0] / cand[0]), "low": None, "high": None, "rounds": 1, "method": "one round"}
+    if rounds < MIN_UNITS:
+        each = base / cand
+        value, low, high = float(np.median(base) / np.median(cand)), float(each.min()), float(each.max())
+        return {"value": value, "low": low, "high": high, "rounds": rounds, "method": f"range of {rounds} rounds"}
+    found = bootstrap(lambda b, c: np.median(b) / np.median(c), base, cand)
+    return {"value": found.value, "low": found.low, "high": found.high, "rounds": rounds, "method": found.method}
+
+
+def row(block: Block, arm: str, baseline: str) -> dict[str, Any]:
+    """One line of the table: quantiles in seconds, tokens a second, and the ratio to the baseline of the same block."""
+    result, base = block.results[arm], block.results.get(baseline)
+    p20, p50, p80 = (float(x) for x in np.quantile(result.seconds, (0.2, 0.5, 0.8)))
+    work = block.requests if block.cell.kind == "decode" else block.requests * block.cell.size
+    return {
+        "kind": block.cell.kind,
+        "size": block.cell.size,
+        "arm": arm,
+        "requests": block.requests,
+        "rounds": len(result.seconds),
+        "seconds": {"p20": p20, "p50": p50, "p80": p80},
+        "tokens_per_second": work / p50,
+        "ratio": None if base is None or arm == baseline else compare(block, base, result),
+    }
+
+
+def compare(block: Block, base: Result, result: Result) -> dict[str, Any]:
+    """The ratio of two arms of one block."""
+    return ratio(base.seconds, result.seconds, paired=block.interleaved)
+
+
+def summarise(record: Record) -> dict[str, Any]:
+    """Rows of every measured cell, arms in the record's order, and the ratios at a glance."""
+    rows = []
+    for cell in cells(record):
+        for arm in record.arms:
+            blocks = [block for block in record.blocks_of(cell) if arm in block.results]
+            # An arm with a baseline beside it is worth more than one without; of several such the last counts.
+            blocks.sort(key=lambda block: record.baseline in block.results)
+            if blocks:
+                rows.append(row(_with_baseline(record, blocks[-1], arm), arm, record.baseline))
+    for arm in record.arms:
+        mine = {found["size"]: found for found in rows if found["kind"] == "prefill" and found["arm"] == arm}
+        for size, share in quadratic_share({size: x["seconds"]["p50"] for size, x in mine.items()}).items():
+            mine[size]["quadratic_share"] = share
+    return {"rows": rows, "glance": glance(record, rows)}
+
+
+def _with_baseline(record: Record, block: Block, arm: str) -> Block:
+    """`block`, or, where the baseline ran by itself, the two side by side, marked as not interleaved."""
+    if record.baseline in block.results or arm == record.baseline:
+        return block
+    for other in reversed(record.blocks_of(block.cell)):
+        if record.baseline in other.results:
+            results = {record.baseline: other.results[record.baseline], **block.results}
+            return block.model_copy(update={"results": results, "interleaved": False})
+    return block
+
+
+def cells(record: Record) -> list[Cell]:
+    """The measured cells: prefill, packed, decode, each by size."""
+    order = ("prefill", "packed", "decode")
+    return sorted({block.cell for block in record.blocks}, key=lambda cell: (order.index(cell.kind), cell.size))
+
+
+def glance(record: Record, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Arm → class (`small`, `medium`, `large`) → the measured prompt length nearest to the class's, and its ratio."""
+    found: dict[str, dict[str, Any]] = {}
+    for arm in record.arms:
+        mine = [r for r in rows if r["kind"] == "prefill" and r["arm"] == arm and r["ratio"]]
+        for name, target, low, high in CLASSES:
+            fitting = [r for r in mine if low <= r["size"] < high]
+            if fitting:
+                nearest = min(fitting, key=lambda r: abs(r["size"] - target))
+                found.setdefault(arm, {})[name] = {"size": nearest["size"], "ratio": nearest["ratio"]["value"]}
+    return found

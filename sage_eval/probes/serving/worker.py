@@ -1,0 +1,123 @@
+"""One engine in a process of its own: reads a command a line on stdin, answers a line of JSON on stdout.
+
+The first line is what to open; the answer says what came up. Time is `time.perf_counter` around SGLang's `Engine` as a
+user of it in Python sees it: handing over the token ids, scheduling, computing, and the reply's way back.
+"""
+
+import json
+import os
+import queue
+import signal
+import threading
+import time
+from typing import Any, TextIO
+
+import numpy as np
+
+from sage_eval.engine import coverage
+from sage_eval.engine.arm import Arm, open_arm
+from sage_eval.engine.options import ArmOptions
+from sage_eval.engine.requests import Payload
+from sage_eval.errors import EngineError, SageEvalError
+from sage_eval.probes.scheduler_memory import KEY, SWITCH
+
+_TOLD = (
+    "attention_backend", "prefill_attention_backend", "decode_attention_backend", "chunked_prefill_size",
+    "max_prefill_tokens", "max_total_num_tokens", "max_running_requests", "mem_fraction_static", "page_size", "dtype",
+    "kv_cache_dtype", "disable_radix_cache", "disable_overlap_schedule", "cuda_graph_config", "context_length",
+    "load_format", "tp_size", "sampling_backend", "version",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Open, obey, close. An error of this project is an answer; any other one ends the process, its log says why."""
+    replies, commands = _private_stdout(), _commands()
+    arm: Arm | None = None
+    try:
+        arm = _open(commands.get())
+        _say(replies, _introduction(arm))
+        while (command := commands.get())["do"] != "close":
+            _say(replies, _obey(arm, command))
+    except SageEvalError as error:
+        _say(replies, {"error": " ".join(str(error).split()), "type": type(error).__name__})
+    finally:
+        if arm:
+            arm.close()
+
+
+def _open(order: dict[str, Any]) -> Arm:
+    os.environ[SWITCH] = "1"
+    return open_arm(ArmOptions.from_arguments(order["model"], **order["arguments"]))
+
+
+def _introduction(arm: Arm) -> dict[str, Any]:
+    info = arm.info()
+    # SGLang's own `memory_usage` is left out: it is free memory before minus after, which others change meanwhile.
+    engine = {name: info[name] for name in _TOLD if info.get(name) is not None}
+    return {"engine": engine, "memory": info["internal_states"][0].get(KEY, {})}
+
+
+def _obey(arm: Arm, command: dict[str, Any]) -> dict[str, Any]:
+    match command["do"]:
+        case "memory":
+            return {"memory": arm.info()["internal_states"][0].get(KEY, {})}
+        case "coverage":
+            return {"coverage": coverage.read_counters(arm.info()) or {}}
+        case "run":
+            return {"seconds": _run(arm, command)}
+    raise ValueError(f"unknown command {command['do']!r}")
+
+
+def _run(arm: Arm, command: dict[str, Any]) -> float:
+    """Seconds of one prefill, or of one decode step, the prompts being made beforehand."""
+    steps = int(command["new_tokens"])
+    random = np.random.default_rng(command["seed"])
+    prompts = random.integers(0, command["vocabulary"], (command["requests"], command["length"])).tolist()
+    sampling: Payload = {"max_new_tokens": steps, "temperature": 0.0, "ignore_eos": True}
+    if steps == 1:
+        payloads = [{"input_ids": prompt, "sampling_params": sampling} for prompt in prompts]
+        start = time.perf_counter()
+        for _ in arm.transport.stream(payloads):
+            pass
+        return time.perf_counter() - start
+    # Only the first and the last token are sent as they come: the engine is not slowed down by telling of each.
+    sampling["stream_interval"] = steps
+    payloads = [{"input_ids": prompt, "sampling_params": sampling, "stream": True} for prompt in prompts]
+    arrivals: list[list[float]] = [reply["arrivals"] for _, reply in arm.transport.stream(payloads)]
+    if any(len(times) < 2 for times in arrivals):
+        raise EngineError(f"SGLang sent {steps} tokens in one piece, so a step cannot be timed: take more decode steps")
+    first, last = (max(times[place] for times in arrivals) for place in (0, -1))
+    return (last - first) / (steps - 1)
+
+
+def _private_stdout() -> TextIO:
+    """Stdout for answers alone; whatever libraries print goes to the log."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def _say(answers: TextIO, value: dict[str, Any]) -> None:
+    answers.write(json.dumps(value, default=str) + "\n")
+    answers.flush()
+
+
+def _commands() -> "queue.SimpleQueue[dict[str, Any]]":
+    """Commands as they come. When the parent is gone, killed or not, this process and its engine end at once."""
+    commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def read() -> None:
+        pending = b""
+        while data := os.read(0, 1 << 16):
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                commands.put(json.loads(line))
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=read, daemon=True).start()
+    return commands
+
+
+if __name__ == "__main__":
+    main()

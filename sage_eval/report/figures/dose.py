@@ -1,0 +1,106 @@
+"""Outlier stress: how much damage it takes before a task shows it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sage_eval.report.figures.style import LIGHT, MARKERS, Drawing, canvas
+from sage_eval.runs.comparison import Comparison
+from sage_eval.runs.folder import Run
+from sage_eval.runs.verdicts import TaskVerdict
+from sage_eval.statistics.estimate import Estimate
+from sage_eval.statistics.verdict import Evidence, Metric, unseen_control
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A judged task's difference to the baseline by dose; `limit` is the first dose that is seen as a control is."""
+
+    task: TaskVerdict
+    higher_is_better: bool
+    candidate: Estimate
+    doses: dict[float, Estimate]
+
+    @property
+    def limit(self) -> float | None:
+        """The detection limit: the smallest dose whose loss is significant, at least the margin, and not undone."""
+        metric = Metric(self.task.task, self.task.margin or 0.0, self.higher_is_better, self.task.unit, self.task.scale)
+        for dose, effect in sorted(self.doses.items()):
+            # Held against zero: the dose is the candidate's own damage, made stronger.
+            nothing = Estimate(0.0, None, None, None, effect.n, "")
+            if unseen_control(Evidence(self.task.task, metric, nothing, {"dose": effect})) is None:
+                return dose
+        return None
+
+
+def curves(comparison: Comparison) -> list[Curve]:
+    """A curve for every judged task, from the arms `stress-4`, `stress-16`, …; none without such arms."""
+    arms = {pair.candidate: pair for pair in comparison.pairs if pair.role == "stress"}
+    doses = {name: dose for name in arms if (dose := _dose(name)) is not None}
+    if not doses or comparison.verdict is None:
+        return []
+    found = []
+    for task in comparison.verdict.tasks:
+        rows = {
+            pair.candidate: row
+            for pair in comparison.pairs
+            for row in pair.tasks
+            if (row.task, row.metric) == (task.task, task.metric)
+        }
+        candidate = next(
+            (rows[p.candidate] for p in comparison.pairs if p.role == "candidate" and p.candidate in rows), None
+        )
+        effects = {dose: rows[name].difference for name, dose in doses.items() if name in rows}
+        if candidate and effects:
+            found.append(Curve(task, candidate.higher_is_better, candidate.difference, effects))
+    return found
+
+
+def figures(run: Run) -> Iterator[Drawing]:
+    """One figure with a panel a judged task."""
+    found = curves(run.comparison)
+    if not found:
+        return
+    figure, axes = canvas(2.0 * len(found) + 0.4, len(found))
+    for ax, curve in zip(axes, found, strict=True):
+        _panel(ax, curve)
+    axes[-1].set_xlabel("dose: scale of the stressed K channels (1: the candidate itself)")
+    limits = "; ".join(f"{c.task.task} {'not seen' if c.limit is None else f'from {c.limit:g}'}" for c in found)
+    yield Drawing(
+        "dose-response",
+        "Dose and response under outlier stress",
+        "Difference to the baseline with its 95 % interval by the scale of the stressed channels; shaded: the margin; "
+        f"the vertical line is the detection limit. First seen: {limits}.",
+        figure,
+    )
+
+
+def _dose(name: str) -> float | None:
+    found = re.fullmatch(r".*-(\d+(?:\.\d+)?)", name)
+    return float(found[1]) if found else None
+
+
+def _panel(ax: "Axes", curve: Curve) -> None:
+    scale, margin = curve.task.scale, curve.task.scale * (curve.task.margin or 0.0)
+    ax.axhspan(-margin, margin, color=LIGHT["muted"], alpha=0.14, linewidth=0)
+    ax.axhline(0, color=LIGHT["muted"], linewidth=0.8)
+    doses = dict(sorted(({1.0: curve.candidate} | curve.doses).items()))
+    ax.plot(list(doses), [scale * e.value for e in doses.values()], color=LIGHT["stress"], linewidth=1.2)
+    for dose, effect in doses.items():
+        role = "stress" if dose in curve.doses else "candidate"
+        if effect.low is not None and effect.high is not None:
+            ax.plot([dose] * 2, [scale * effect.low, scale * effect.high], color=LIGHT[role], linewidth=1.4)
+        ax.plot([dose], [scale * effect.value], MARKERS[role], color=LIGHT[role], markersize=5.5)
+    if curve.limit is not None:
+        ax.axvline(curve.limit, color=LIGHT["muted"], linestyle=":", linewidth=1.2)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(list(doses), [f"{dose:g}" for dose in doses])
+    ax.minorticks_off()
+    ax.set_title(curve.task.task, fontweight="bold")
+    ax.set_title("not seen" if curve.limit is None else f"seen from {curve.limit:g}", loc="right")
+    worse = "worse ↓" if curve.higher_is_better else "worse ↑"
+    ax.set_ylabel(f"{curve.task.metric}, {curve.task.unit}\n({worse})")

@@ -1,0 +1,185 @@
+"""Turns, budgets and resumption, with arms whose times are formulas: no engine, and no clock that matters."""
+
+from collections import Counter
+
+import pytest
+
+from sage_eval.errors import EngineError, SageEvalError
+from sage_eval.probes.arms import parse_arms
+from sage_eval.probes.serving import measure
+from sage_eval.probes.serving.measure import Measurement
+from sage_eval.probes.serving.plan import make_plan
+from sage_eval.probes.serving.record import Cell, Record, read
+from sage_eval.probes.serving.shape import describe, write_shape
+
+LENGTHS = (1024, 4096, 8192, 65536)
+
+
+class Bench:
+    """Starts stand-ins for arms and notes what they are asked: `speed` divides the time, `broken` fails at a length."""
+
+    def __init__(self, speed, broken=None):
+        self.speed, self.broken = speed, broken or {}
+        self.asked, self.alive = [], []
+
+    def start(self, name, order, folder):
+        return StandIn(self, name)
+
+
+class StandIn:
+    def __init__(self, bench, name):
+        self.bench, self.name = bench, name
+        bench.alive.append(name)
+
+    def ready(self):
+        if self.bench.broken.get(self.name) == "start":
+            raise EngineError("it does not start")
+        memory = {"weights": 1, "kv_cache": 2, "kv_tokens": 1}
+        return {"engine": {"chunked_prefill_size": 2048}, "memory": memory}, 1.0
+
+    def ask(self, do, *, length=0, seed=0, **command):
+        if do == "memory":
+            return {"memory": {"allocated": 100, "peak_allocated": 150}}
+        if do == "coverage":
+            return {"coverage": {"prefill/some": len(self.bench.asked)}}
+        if self.bench.broken.get(self.name) == length:
+            raise EngineError("it broke off")
+        self.bench.asked.append((self.name, length, seed))
+        return {"seconds": (1e-5 * length + 1e-9 * length**2) / self.bench.speed[self.name]}
+
+    def dismiss(self):
+        pass
+
+    def close(self):
+        self.bench.alive.remove(self.name)
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """`work(bench, **options)`: the record after measuring arms a, b and c (baseline a), with 4 rounds a cell."""
+    monkeypatch.setattr(measure, "MAX_ROUNDS", 4)
+    model = write_shape("llama-3.1-8b", tmp_path / "model")
+    path = tmp_path / "serving.json"
+
+    def run(bench, arms="a,b,c", **options):
+        chosen = {"lengths": LENGTHS, "batches": (), "packed_tokens": 0, "seconds": 1e6, "resident": 3} | options
+        plan = make_plan(model, parse_arms(arms), None, **chosen)
+        empty = Record(
+            kind="serving", created="", command="", baseline="a", model=describe(model), settings=plan.settings(),
+            versions={}, host={}, devices=[],
+        )  # fmt: skip
+        into = read(path) if path.exists() else empty
+        try:
+            Measurement(plan, into, path, lambda _: None, bench.start).run()
+        finally:
+            assert bench.alive == []
+        return read(path)
+
+    return run
+
+
+def test_arms_take_turns_with_the_same_prompts_and_each_begins_a_round(work):
+    bench = Bench({"a": 1.0, "b": 2.0, "c": 0.5})
+    found = work(bench, lengths=(3000,))
+    timed = bench.asked[-12:]
+    assert [name for name, _, _ in timed] == ["a", "b", "c", "b", "c", "a", "c", "a", "b", "a", "b", "c"]
+    seeds = [seed for _, _, seed in timed]
+    assert [len(set(seeds[i : i + 3])) for i in (0, 3, 6, 9)] == [1, 1, 1, 1]
+    assert len(set(seeds)) == 4
+    ratios = {row["arm"]: row["ratio"] for row in found.summary["rows"]}
+    assert ratios["b"]["value"] == pytest.approx(2.0)
+    assert ratios["c"]["value"] == pytest.approx(0.5)
+    assert ratios["b"]["method"] == "range of 4 rounds"
+
+
+def test_engines_that_do_not_fit_together_run_beside_the_baseline(work):
+    found = work(Bench({"a": 1.0, "b": 2.0, "c": 0.5}), lengths=(1024,), resident=2)
+    assert [sorted(block.results) for block in found.blocks] == [["a", "b"], ["a", "c"]]
+    assert {row["arm"]: row["ratio"] and row["ratio"]["value"] for row in found.summary["rows"]} == {
+        "a": None,
+        "b": pytest.approx(2.0),
+        "c": pytest.approx(0.5),
+    }
+
+
+def test_one_engine_at_a_time_gives_ratios_without_an_interval(work):
+    found = work(Bench({"a": 1.0, "b": 2.0, "c": 0.5}), lengths=(1024,), resident=1)
+    assert [sorted(block.results) for block in found.blocks] == [["a"], ["b"], ["c"]]
+    assert [row["ratio"]["method"] for row in found.summary["rows"][1:]] == ["not interleaved"] * 2
+
+
+def test_what_would_take_too_long_is_left_out_and_said(work):
+    # 65,536 tokens take 5 s at speed 1.
+    found = work(Bench({"a": 1.0, "b": 2.0, "c": 0.25}), longest=6.0)
+    [block] = found.blocks_of(Cell(kind="prefill", size=65536))
+    assert sorted(block.results) == ["a", "b"]
+    assert block.skipped == {"c": "one run would take about 20 s"}
+
+
+def test_a_baseline_that_would_take_too_long_does_not_keep_the_others_from_it(work):
+    found = work(Bench({"a": 0.25, "b": 2.0}), arms="a,b", longest=6.0)
+    [block] = found.blocks_of(Cell(kind="prefill", size=65536))
+    assert sorted(block.results) == ["b"]
+
+
+def test_a_first_run_that_is_long_counts_and_is_not_repeated(work):
+    bench = Bench({"a": 1.0, "b": 1.0})
+    found = work(bench, arms="a,b", lengths=(65536,), seconds=4.0)
+    [block] = found.blocks
+    assert {name: (len(result.seconds), result.warm_up) for name, result in block.results.items()} == {
+        "a": (1, None),
+        "b": (1, None),
+    }
+    assert Counter(length for _, length, _ in bench.asked)[65536] == 2
+
+
+def test_a_finished_cell_is_not_run_again(work):
+    speed = {"a": 1.0, "b": 2.0}
+    work(Bench(speed), arms="a,b", lengths=(1024,))
+    again = Bench(speed)
+    work(again, arms="a,b", lengths=(1024,))
+    assert again.asked == []
+
+
+def test_a_new_arm_is_measured_beside_the_baseline_and_the_old_one_is_left_alone(work):
+    speed = {"a": 1.0, "b": 2.0, "c": 0.5}
+    first = work(Bench(speed), arms="a,b", lengths=(1024,))
+    found = work(Bench(speed), arms="a,b,c", lengths=(1024,))
+    assert found.blocks[:1] == first.blocks
+    assert sorted(found.blocks[1].results) == ["a", "c"]
+
+
+def test_an_arm_that_breaks_off_is_noted_and_the_others_go_on(work):
+    found = work(Bench({"a": 1.0, "b": 1.0, "c": 1.0}, broken={"b": 8192, "c": "start"}))
+    assert found.arms["b"].error == "it broke off"
+    assert found.arms["c"].error == "it does not start"
+    assert found.done("b", Cell(kind="prefill", size=4096))
+    assert [sorted(block.results) for block in found.blocks] == [["a", "b"], ["a", "b"], ["a"], ["a"]]
+
+
+def test_without_a_baseline_there_is_nothing_to_compare(work):
+    with pytest.raises(SageEvalError, match="does not start"):
+        work(Bench({"a": 1.0, "b": 1.0}, broken={"a": "start"}), arms="a,b")
+
+
+def test_when_the_time_is_over_no_engine_is_started(work, tmp_path):
+    bench = Bench({"a": 1.0, "b": 1.0})
+    work(bench, arms="a,b", lengths=(1024,))
+    later = Bench({"a": 1.0, "b": 1.0})
+    work(later, arms="a,b", lengths=(1024, 4096), total=1e-9)
+    assert later.asked == []
+
+
+def test_memory_alone_runs_each_length_once(work):
+    bench = Bench({"a": 1.0, "b": 1.0})
+    found = work(bench, arms="a,b", lengths=(65536,), seconds=0.0)
+    assert Counter(length for _, length, _ in bench.asked)[65536] == 2
+    assert found.blocks[0].results["b"].memory == {"before_allocated": 100, "peak_allocated": 150}
+
+
+def test_coverage_goes_on_where_an_earlier_call_left_it(work):
+    speed = {"a": 1.0}
+    once = work(Bench(speed), arms="a", lengths=(1024,)).arms["a"].coverage["prefill/some"]
+    bench = Bench(speed)
+    twice = work(bench, arms="a", lengths=(1024, 4096)).arms["a"].coverage["prefill/some"]
+    assert twice == once + len(bench.asked)
