@@ -137,6 +137,11 @@ def test_the_report_has_a_row_a_task_and_a_column_a_dose(dosed):
     assert "No verdict rests on these arms." in text
 
 
+def test_too_few_items_are_not_called_unseen(planted):
+    run = planted(arms=("stress=16",), limit=20, model_args={"stress": 0.02})
+    assert {row[-1] for row in shown.table(run.comparison).rows} == {"too few items"}
+
+
 def test_without_stress_nothing_is_said_of_it(run):
     assert shown.table(run.comparison) is None
 
