@@ -38,7 +38,8 @@ def _row(task: TaskVerdict, doses: list[int]) -> tuple[str, ...]:
         value = f"{task.scale * entry.difference.value:+.3g}" + ("" if se is None else f" ± {task.scale * se:.2g}")
         text = f"{value} {task.unit}".rstrip()
         cells.append(f"**{text}**, seen" if entry.seen else text)
-    limit = "none seen" if task.detection_limit is None else f"× {task.detection_limit}"
+    silent = "none seen" if any(dose.difference.se is not None for dose in task.doses) else "too few items"
+    limit = silent if task.detection_limit is None else f"× {task.detection_limit}"
     return (task.task, str(task.metric), *cells, limit)
 
 

@@ -15,6 +15,7 @@ from sage_eval.report import doses as shown
 from sage_eval.report.markdown import render
 from sage_eval.runs import arm as arms
 from sage_eval.runs import compare as runner
+from sage_eval.runs import side_by_side
 from sage_eval.runs.comparison import Comparison, compare
 from sage_eval.runs.doses import Dose, detection_limit
 from sage_eval.runs.manifest import describe_model
@@ -49,7 +50,7 @@ def planted(tiny, model, tmp_path_factory):
             if not (output / "stress" / name.removeprefix("stress=")).exists():
                 checkpoint(output, int(name.removeprefix("stress=")), source)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runner, "run_arm", lambda spec, folder, _progress: arms.run(spec, folder))
+            patch.setattr(side_by_side, "run_arm", lambda spec, folder, _progress: arms.run(spec, folder))
             tasks = ("tests/runs/tasks/tiny_choice.yaml", "tests/runs/tasks/tiny_perplexity.yaml")
             settings = {"lm": LM, "margin": MARGIN, "tasks": tasks, "output": output, **values}
             return runner.compare(tiny(**settings), argv=["compare", "MODEL"])
@@ -134,6 +135,11 @@ def test_the_report_has_a_row_a_task_and_a_column_a_dose(dosed):
     )
     assert "nats**, seen |" in text
     assert "No verdict rests on these arms." in text
+
+
+def test_too_few_items_are_not_called_unseen(planted):
+    run = planted(arms=("stress=16",), limit=20, model_args={"stress": 0.02})
+    assert {row[-1] for row in shown.table(run.comparison).rows} == {"too few items"}
 
 
 def test_without_stress_nothing_is_said_of_it(run):

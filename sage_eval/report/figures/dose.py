@@ -1,6 +1,5 @@
 """Outlier stress: how much damage it takes before a task shows it."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +9,6 @@ from sage_eval.runs.comparison import Comparison
 from sage_eval.runs.folder import Run
 from sage_eval.runs.verdicts import TaskVerdict
 from sage_eval.statistics.estimate import Estimate
-from sage_eval.statistics.verdict import Evidence, Metric, unseen_control
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,46 +16,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Curve:
-    """A judged task's difference to the baseline by dose; `limit` is the first dose that is seen as a control is."""
+    """A judged task's difference to the baseline by dose, and the candidate's own at dose 1."""
 
     task: TaskVerdict
     higher_is_better: bool
     candidate: Estimate
-    doses: dict[float, Estimate]
 
     @property
-    def limit(self) -> float | None:
-        """The detection limit: the smallest dose whose loss is significant, at least the margin, and not undone."""
-        metric = Metric(self.task.task, self.task.margin or 0.0, self.higher_is_better, self.task.unit, self.task.scale)
-        for dose, effect in sorted(self.doses.items()):
-            # Held against zero: the dose is the candidate's own damage, made stronger.
-            nothing = Estimate(0.0, None, None, None, effect.n, "")
-            if unseen_control(Evidence(self.task.task, metric, nothing, {"dose": effect})) is None:
-                return dose
-        return None
+    def doses(self) -> dict[int, Estimate]:
+        """Differences by dose, ascending."""
+        return {dose.dose: dose.difference for dose in self.task.doses}
+
+    @property
+    def limit(self) -> int | None:
+        """The detection limit: the smallest dose that is seen, with all larger ones."""
+        return self.task.detection_limit
 
 
 def curves(comparison: Comparison) -> list[Curve]:
-    """A curve for every judged task, from the arms `stress-4`, `stress-16`, …; none without such arms."""
-    arms = {pair.candidate: pair for pair in comparison.pairs if pair.role == "stress"}
-    doses = {name: dose for name in arms if (dose := _dose(name)) is not None}
-    if not doses or comparison.verdict is None:
-        return []
-    found = []
-    for task in comparison.verdict.tasks:
-        rows = {
-            pair.candidate: row
-            for pair in comparison.pairs
-            for row in pair.tasks
-            if (row.task, row.metric) == (task.task, task.metric)
-        }
-        candidate = next(
-            (rows[p.candidate] for p in comparison.pairs if p.role == "candidate" and p.candidate in rows), None
-        )
-        effects = {dose: rows[name].difference for name, dose in doses.items() if name in rows}
-        if candidate and effects:
-            found.append(Curve(task, candidate.higher_is_better, candidate.difference, effects))
-    return found
+    """A curve for every judged task that was put under stress."""
+    candidate = next(pair for pair in comparison.pairs if pair.role == "candidate")
+    rows = {(row.task, row.metric): row for row in candidate.tasks}
+    tasks = comparison.verdict.tasks if comparison.verdict else []
+    found = [(task, rows.get((task.task, task.metric or ""))) for task in tasks if task.doses]
+    return [Curve(task, row.higher_is_better, row.difference) for task, row in found if row]
 
 
 def figures(run: Run) -> Iterator[Drawing]:
@@ -79,16 +61,11 @@ def figures(run: Run) -> Iterator[Drawing]:
     )
 
 
-def _dose(name: str) -> float | None:
-    found = re.fullmatch(r".*-(\d+(?:\.\d+)?)", name)
-    return float(found[1]) if found else None
-
-
 def _panel(ax: "Axes", curve: Curve) -> None:
     scale, margin = curve.task.scale, curve.task.scale * (curve.task.margin or 0.0)
     ax.axhspan(-margin, margin, color=LIGHT["muted"], alpha=0.14, linewidth=0)
     ax.axhline(0, color=LIGHT["muted"], linewidth=0.8)
-    doses = dict(sorted(({1.0: curve.candidate} | curve.doses).items()))
+    doses = dict(sorted(({1: curve.candidate} | curve.doses).items()))
     ax.plot(list(doses), [scale * e.value for e in doses.values()], color=LIGHT["stress"], linewidth=1.2)
     for dose, effect in doses.items():
         role = "stress" if dose in curve.doses else "candidate"
