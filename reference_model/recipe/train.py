@@ -184,7 +184,7 @@ class Run:
         begun = time.monotonic()
         self.model.eval()
         view = TrainingView(self.model, self.device)
-        length = min(2048, len(self.held_out) // 4)
+        length = min(2048, self.settings.shape.max_position_embeddings)
         rows = [self.held_out[start : start + length] for start in range(0, 16 * length, length)]
         loss = torch.cat([token_losses(view, row) for row in rows if len(row) == length]).mean()
         found: dict[str, list[float]] = {}
