@@ -5,10 +5,11 @@ sample ever had. LADDER makes one task harder in one respect at a time, until th
 attention shows first.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from reference_model.recipe import wordings
 from reference_model.recipe.haystack import Haystack
@@ -111,6 +112,18 @@ class CellSamples(Dataset[list[Sample]]):
         if self._sampler is None:
             self._sampler = evaluation_sampler(self._file, self._books)
         return self._cells[index].samples(self._sampler, self._count, self._seed)
+
+
+def in_order(cells: CellSamples, workers: int) -> Iterable[list[Sample]]:
+    """The samples of every cell, made by `workers` processes.
+
+    They stay NumPy arrays: a tensor from another process holds a file descriptor, and these are thousands.
+    """
+    return DataLoader(cells, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+
+
+def _as_it_is(samples: list[Sample]) -> list[Sample]:
+    return samples
 
 
 def evaluation_sampler(tokenizer_file: str, books: list[str], words: Words | None = None) -> Sampler:
