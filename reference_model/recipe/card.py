@@ -124,6 +124,8 @@ def _retrieval(rows: list[Row]) -> str:
         ("unseen", "wordings that no training sample had"),
     ):
         tasks = dict.fromkeys(row["task"] for row in rows if row["group"] == group)
+        if not tasks:
+            continue
         head = [f"### Retrieval, {title}", "| task | " + " | ".join(f"{n:,}" for n in lengths) + " |"]
         head.append("|---" * (len(lengths) + 1) + "|")
         for task in tasks:

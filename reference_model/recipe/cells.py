@@ -5,10 +5,11 @@ sample ever had. LADDER makes one task harder in one respect at a time, until th
 attention shows first.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from reference_model.recipe import wordings
 from reference_model.recipe.haystack import Haystack
@@ -82,10 +83,12 @@ UNSEEN = (
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 LADDER = (
     *(Cell(f"{n} others", "distractors", RULER, 4096, needles=n + 1) for n in (8, 32, 128)),
-    *(Cell(f"{n} near others", "near distractors", RULER, 4096, needles=n + 1, near=n) for n in (2, 8, 32)),
-    *(Cell(f"{n} digits", "key length", PAIRS, 4096, (f"d{n}", "d8"), filler="lines") for n in (4, 8, 16, 32)),
-    *(Cell(f"{n} near lines", "near keys", PAIRS, 4096, ("d8", "d8"), near=n, filler="lines") for n in (2, 8, 32)),
-    *(Cell(f"{n} tokens", "context", PAIRS, n, ("d8", "d8"), near=8, filler="lines") for n in (1024, 2048, 8192)),
+    *(Cell(f"{n} near others", "near distractors", RULER, 4096, needles=n + 1, near=n) for n in (8, 32, 128)),
+    Cell("128 near others", "near distractors", RULER, 8192, needles=129, near=128),
+    *(Cell(f"{n} digits", "key length", PAIRS, 4096, (f"d{n}", "d8"), filler="lines") for n in (8, 32)),
+    *(Cell(f"{n} near lines", "near keys", PAIRS, 4096, ("d8", "d8"), near=n, filler="lines") for n in (1, 2, 4, 8)),
+    *(Cell("2 near lines", "context", PAIRS, n, ("d8", "d8"), near=2, filler="lines") for n in (1024, 2048, 8192)),
+    *(Cell("JSON of UUIDs", "context", wordings.JSON, n, ("uuid", "uuid"), filler="lines") for n in (512, 1024)),
 )
 
 
@@ -111,6 +114,18 @@ class CellSamples(Dataset[list[Sample]]):
         if self._sampler is None:
             self._sampler = evaluation_sampler(self._file, self._books)
         return self._cells[index].samples(self._sampler, self._count, self._seed)
+
+
+def in_order(cells: CellSamples, workers: int) -> Iterable[list[Sample]]:
+    """The samples of every cell, made by `workers` processes.
+
+    They stay NumPy arrays: a tensor from another process holds a file descriptor, and these are thousands.
+    """
+    return DataLoader(cells, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+
+
+def _as_it_is(samples: list[Sample]) -> list[Sample]:
+    return samples
 
 
 def evaluation_sampler(tokenizer_file: str, books: list[str], words: Words | None = None) -> Sampler:

@@ -53,8 +53,6 @@ def batched(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, 
     return out.view(length, rows, heads, size).transpose(0, 1).to(q.dtype)
 
 
-def _padding(
-    batch_size: int, q_length: int, kv_length: int, *, attention_mask: Tensor | None = None, **kwargs: Any
-) -> Tensor | None:
+def _padding(*sizes: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
     """The padding mask as it came; causality is the attention's own."""
     return attention_mask

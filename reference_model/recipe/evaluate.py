@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reference_model.recipe.cells import LADDER, Cell, CellSamples, Sample, grid
+from reference_model.recipe.cells import LADDER, Cell, CellSamples, Sample, grid, in_order
 from reference_model.recipe.damage import register
 from reference_model.recipe.scoring import exact_matches, token_losses
 
@@ -135,7 +134,7 @@ class Evaluation:
         cells = [c for c in cells if any((c.group, c.task, c.length, name) not in have for name in models)]
         made = CellSamples(cells, str(self.model / "tokenizer.json"), list(self.held_out["books"].values()),
                            self.plan.samples, SEED)  # fmt: skip
-        for cell, samples in zip(cells, DataLoader(made, batch_size=None, num_workers=self.plan.workers), strict=True):
+        for cell, samples in zip(cells, in_order(made, self.plan.workers), strict=True):
             for name, model in models.items():
                 if time.monotonic() - self.begun > self.plan.seconds:
                     return

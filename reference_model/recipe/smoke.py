@@ -16,7 +16,7 @@ SHAPE = Shape(
     num_key_value_heads=1,
     head_dim=16,
     vocab_size=512,
-    max_position_embeddings=256,
+    max_position_embeddings=512,
 )
 STEPS = 24
 

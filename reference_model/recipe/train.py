@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from reference_model.recipe.arrays import read_array
-from reference_model.recipe.cells import OTHER, OWN, CellSamples, Sample
+from reference_model.recipe.cells import OTHER, OWN, CellSamples, Sample, in_order
 from reference_model.recipe.curriculum import STAGES, Batches, Corpus, Stage
 from reference_model.recipe.export import read_shards, write_shards
 from reference_model.recipe.model import Llama, Shape
@@ -84,7 +84,6 @@ class Run:
         if state:
             self.step, self.tokens, self.least = state["step"], state["tokens"], state["least"]
             self.clock, self.done = state["clock"], state["done"]
-        self.warm_from = 0 if state or not settings.start else self.step
         # Worker processes are forked before CUDA starts.
         corpus = read_corpus(settings.data)
         self.loaders = [self._batches(corpus, number) for number in range(len(settings.stages))]
@@ -130,7 +129,7 @@ class Run:
             self.done[number] += 1
             parts = self.losses(ids, weights)
             (parts[0] / parts[1]).backward()  # type: ignore[no-untyped-call]
-            rate = self.optimizer.step(self.progress, self.step - self.warm_from)
+            rate = self.optimizer.step(self.progress, self.step)
             sums += parts.detach()
             self.step += 1
             self.tokens += ids.shape[0] * (ids.shape[1] - 1)
@@ -184,9 +183,9 @@ class Run:
         begun = time.monotonic()
         self.model.eval()
         view = TrainingView(self.model, self.device)
-        length = min(2048, len(self.held_out) // 4)
-        rows = [self.held_out[start : start + length] for start in range(0, 16 * length, length)]
-        loss = torch.cat([token_losses(view, row) for row in rows if len(row) == length]).mean()
+        length = min(2048, self.settings.shape.max_position_embeddings)
+        rows = [self.held_out[start : start + length + 1] for start in range(0, 16 * length, length)]
+        loss = torch.cat([token_losses(view, row) for row in rows if len(row) > length]).mean()
         found: dict[str, list[float]] = {}
         for cell, samples in self.cells:
             matches = exact_matches(view, samples)
@@ -216,7 +215,7 @@ class Run:
         with lzma.open(self.settings.data / "held_out.json.xz", "rt", encoding="utf-8") as file:
             books = list(json.load(file)["books"].values())
         made = CellSamples(cells, str(self.settings.data / "tokenizer.json"), books, 32, seed=1234)
-        samples = DataLoader(made, batch_size=None, num_workers=self.settings.workers)
+        samples = in_order(made, self.settings.workers)
         return [(cell.task, found) for cell, found in zip(cells, samples, strict=True)]
 
     def _compile(self) -> None:

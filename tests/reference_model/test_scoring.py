@@ -55,6 +55,18 @@ def test_a_padded_batch_is_each_sequence_alone(variant):
         assert (together[row, :length] - expected).abs().max() < 2e-3  # an fp16 sum may round the other way
 
 
+def test_padding_reaches_the_attention_through_transformers(reference_model):
+    model = Checkpoint(reference_model, "float32", register("int8-fp16"))
+    ids = torch.arange(300, 600).view(2, 150)
+    alone = model.states(ids[1:, :90], torch.tensor([90]))[0]
+    padded = ids.clone()
+    padded[1, 90:] = 0
+    together = model.states(padded, torch.tensor([150, 90]))[1, :90]
+    assert (together - alone).abs().max() < 0.02 * alone.abs().max()
+    wrong = model.states(padded, torch.tensor([150, 150]))[1, :90]
+    assert (wrong - alone).abs().max() > 2 * (together - alone).abs().max()
+
+
 def test_the_damage_is_graded_and_exact_is_none(reference_model, model, filler):
     ids = np.array(model_ids(reference_model, filler)[:300])
     exact = token_losses(model, ids)
