@@ -166,7 +166,7 @@ class RunConfig(BaseModel):
     parallel: int = Field(
         1,
         ge=1,
-        description="arms at a time; on one GPU each needs its share: --model-args "
+        description="arms at a time, shared out among the GPUs; on one GPU each needs its share: --model-args "
         "mem_fraction_static=…,max_total_tokens=… (their seconds then say little)",
     )
     seed: int = Field(1234, ge=0, description="seed of Python, NumPy, torch and the few-shot sampler")

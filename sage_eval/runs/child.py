@@ -20,11 +20,12 @@ GRACE_SECONDS = 5.0
 _SMALL_DISK = 64 * 1024  # with less than this an arm cannot even leave its error
 
 
-def run_arm(spec: ArmSpec, folder: Path, progress: Callable[[str], None]) -> None:
+def run_arm(spec: ArmSpec, folder: Path, progress: Callable[[str], None], device: str | None = None) -> None:
     """Run `spec` to its end in a session of its own; `progress` gets the last line of its log a few times a second.
 
-    Raises the error that the arm reported, or `EngineError` where it died without a word; on any way out, Ctrl-C
-    included, every process it started is ended.
+    `device` is the one GPU that it may see (an entry of `CUDA_VISIBLE_DEVICES`), None for all of them. Raises the error
+    that the arm reported, or `EngineError` where it died without a word; on any way out, Ctrl-C included, every process
+    it started is ended.
     """
     for name in (ERROR, ARM):
         (folder / name).unlink(missing_ok=True)
@@ -38,7 +39,7 @@ def run_arm(spec: ArmSpec, folder: Path, progress: Callable[[str], None]) -> Non
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=environment(),
+            env=environment() | ({"CUDA_VISIBLE_DEVICES": device} if device else {}),
         )
     try:
         while process.poll() is None:

@@ -7,7 +7,9 @@ import threading
 import pytest
 
 from sage_eval.errors import EngineError
+from sage_eval.runs import side_by_side
 from sage_eval.runs.compare import Quiet, compare
+from sage_eval.runs.spec import ArmSpec
 from tests.runs.test_compare import gone, start
 
 
@@ -41,6 +43,25 @@ def test_arms_side_by_side_give_what_they_give_in_turn(tiny, run, tmp_path):
     assert watch.most == 2
     assert found.comparison.pairs == run.comparison.pairs
     assert found.prompts == run.prompts
+
+
+@pytest.mark.parametrize(
+    ("visible", "arguments", "expected"),
+    [("0,3", {}, {"0", "3"}), ("2", {}, {None}), ("0,1", {"tp_size": 2}, {None}), ("", {}, {None})],
+)
+def test_gpus_are_shared_out_unless_an_engine_wants_several(visible, arguments, expected, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(side_by_side, "run_arm", lambda spec, folder, progress, device: seen.append(device))
+    specs = [spec(f"arm{index}", arguments) for index in range(8)]
+    side_by_side.run_arms(specs, tmp_path, Quiet(), 4)
+    assert len(seen) == 8
+    assert set(seen) == expected
+
+
+def spec(name, arguments):
+    fields = {"name": name, "lm": "l", "model_args": arguments, "task_args": {}, "model_hash": "h", "tasks": ("t",)}
+    return ArmSpec(**fields, limit=None, seed=0, data_dir=None, stack={})
 
 
 def test_where_one_fails_the_others_are_finished_first(tiny, tmp_path, monkeypatch):
