@@ -10,6 +10,8 @@ raised where the backend is built, in the scheduler, and not here.
 from collections.abc import Callable
 from typing import Any
 
+from sage_eval.engine import token_columns
+
 BACKEND = "sage_attn"
 
 
@@ -24,6 +26,7 @@ def register_sglang() -> None:
     register_attention_backend(BACKEND)(create_backend)
     HookRegistry.register("sglang.srt.managers.scheduler.Scheduler.get_internal_state", _add_coverage, HookType.AFTER)
     HookRegistry.register("sglang.srt.managers.scheduler.Scheduler.get_internal_state", _add_memory, HookType.AFTER)
+    HookRegistry.register(token_columns.TARGET, token_columns.fetch_once, HookType.AROUND)
     if activate_cpu_platform():
         HookRegistry.register("sglang.srt.utils.common.support_triton", _no_triton_on_cpu, HookType.AROUND)
 
