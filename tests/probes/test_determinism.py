@@ -31,6 +31,7 @@ def test_a_chunk_as_long_as_the_prompt_is_refused_before_an_engine_starts():
         list(probe([], [(1,) * 300], chunk=300, generated=1))
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_a_batch_keeps_every_bit_and_chunks_do_not(open_arm, reference_model, prose):
     from transformers import AutoTokenizer

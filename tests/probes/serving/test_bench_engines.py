@@ -35,6 +35,7 @@ def measured(model, tmp_path_factory):
     return found, folder, said
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_every_cell_has_both_arms_taking_turns(measured):
     found, _, said = measured
@@ -46,6 +47,7 @@ def test_every_cell_has_both_arms_taking_turns(measured):
         assert all(0 < seconds < 60 for result in block.results.values() for seconds in result.seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_each_arm_ran_what_it_was_asked_to(measured):
     found, _, _ = measured
@@ -57,6 +59,7 @@ def test_each_arm_ran_what_it_was_asked_to(measured):
     assert {engine["load_format"] for engine in engines} == {"dummy"}
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_memory_comes_from_the_scheduler(measured):
     found, _, _ = measured
@@ -70,6 +73,7 @@ def test_memory_comes_from_the_scheduler(measured):
     assert all(memory["peak_rss"] >= memory["before_rss"] > 50 << 20 for memory in peaks)
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_the_file_and_its_rendering_are_what_was_returned(measured, capsys):
     found, folder, _ = measured
@@ -80,6 +84,7 @@ def test_the_file_and_its_rendering_are_what_was_returned(measured, capsys):
     assert "SageAttention does not shrink it" in out
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_a_finished_measurement_starts_no_engine_again(measured, model):
     found, folder, _ = measured
@@ -92,6 +97,7 @@ def test_a_finished_measurement_starts_no_engine_again(measured, model):
     assert said == []
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_what_is_missing_is_measured_and_an_arm_that_cannot_start_is_noted(measured, model):
     """Last in the module. One engine more: the baseline, beside an arm whose backend is not there."""
