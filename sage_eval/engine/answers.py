@@ -23,10 +23,10 @@ def encode(head: dict[str, Any], answers: Sequence[Answer]) -> bytes:
     """`head`, plain values for JSON, and `answers`."""
     columns: Columns = {name: [] for name in _KINDS}
     described = [[_describe(one, columns) for one in answer] for answer in answers]
-    whole = {name: np.concatenate([np.array([], _KINDS[name]), *parts]) for name, parts in columns.items()}
-    sizes = {name: column.size for name, column in whole.items()}
+    sizes = {name: sum(part.size for part in parts) for name, parts in columns.items()}
     text = json.dumps({**head, "answers": described, "sizes": sizes}, separators=(",", ":"), allow_nan=False).encode()
-    return b"".join([_LENGTH.pack(len(text)), text, *(column.tobytes() for column in whole.values())])
+    # Straight from the arrays, which are large: the engine waits meanwhile.
+    return b"".join([_LENGTH.pack(len(text)), text, *(part.data for parts in columns.values() for part in parts)])
 
 
 def head(data: bytes) -> dict[str, Any]:
@@ -59,8 +59,8 @@ def _describe(answer: Score | Generation, columns: Columns) -> list[Any]:
     columns["logprobs"].append(np.array(answer.logprobs, _KINDS["logprobs"]))
     if answer.top is None:
         return [len(answer.logprobs), answer.greedy, 0]
-    columns["top_ids"].append(answer.top.ids.ravel())
-    columns["top_logprobs"].append(answer.top.logprobs.ravel())
+    for name, values in (("top_ids", answer.top.ids), ("top_logprobs", answer.top.logprobs)):
+        columns[name].append(np.ascontiguousarray(values, _KINDS[name]))
     return [len(answer.logprobs), answer.greedy, answer.top.ids.shape[1]]
 
 

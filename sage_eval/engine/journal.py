@@ -112,7 +112,8 @@ class Journal:
 
     def _write(self, data: bytes) -> None:
         frame = zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
-        self._file.write(_LENGTH.pack(len(frame)) + frame)
+        self._file.write(_LENGTH.pack(len(frame)))
+        self._file.write(frame)
         self._file.flush()
 
     def _refuse(self, error: OSError) -> NoReturn:

@@ -57,7 +57,7 @@ def test_interrupted_comparison_leaves_nothing_and_resumes(reference_model, tmp_
     run = load(output)
     baseline, candidate = (run.comparison.arms[name] for name in ("baseline", "candidate"))
     assert (baseline.backend, candidate.backend) == ("torch_native", "sage_attn")
-    assert 0 < candidate.engine["kept"]["requests"]
+    assert candidate.engine["kept"]["requests"] > 0
     assert not any(output.rglob("*.journal"))
     counts = candidate.engine["coverage"]
     prefill = {name: count for name, count in counts["tokens"].items() if name.startswith("prefill")}
