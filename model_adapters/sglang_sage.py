@@ -55,7 +55,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
     (0, the default: none), from which `sage-eval compare` computes the KL divergence of two arms.
 
     `journal`: a file that keeps answers as they arrive; the same call takes them from there. It is begun anew where
-    other settings, versions or weights (or another `journal_key`, which stands for the weights) made it.
+    other settings, code or weights (or another `journal_key`, which stands for the weights) made it.
     """
 
     def __init__(  # noqa: PLR0913 - lm-eval passes model arguments as keywords

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 from sage_eval.engine import coverage as account
 from sage_eval.engine.answers import Answer
 from sage_eval.engine.coverage import Coverage
-from sage_eval.engine.journal import Journal, Slice, digest, fingerprint
+from sage_eval.engine.journal import Journal, Slice, code_key, digest, fingerprint
 from sage_eval.engine.options import ArmOptions
 from sage_eval.engine.planning import group_generations, group_scores
 from sage_eval.engine.requests import (
@@ -146,14 +146,14 @@ class Arm:
         return [results[index] for index in range(len(requests))]
 
     def keep(self, path: Path, key: str) -> None:
-        """Keep answers in the journal at `path` and take those it has, if it is of these settings and of `key`.
+        """Keep answers in the journal at `path` and take those it has, if it is of these settings, this code and `key`.
 
-        `key` says what the options do not: which weights, whose code. Raises `PrerequisiteError` for a file that cannot
-        be written.
+        `key` says what the options do not: which weights. Raises `PrerequisiteError` for a file that cannot be written.
         """
         info = self.info()
         seen = {name: str(info.get(name)) for name in _DECIDING}
-        self.journal = Journal(path, fingerprint(key, self.backend, seen, self.options.model_dump(mode="json")))
+        options = self.options.model_dump(mode="json")
+        self.journal = Journal(path, fingerprint(key, code_key(), self.backend, seen, options))
 
     def info(self) -> dict[str, Any]:
         """SGLang's server info: resolved settings, memory, `internal_states`."""

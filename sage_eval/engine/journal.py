@@ -14,7 +14,6 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -140,8 +139,14 @@ def fingerprint(*parts: Any) -> str:
 
 
 def weights_key(model: str, commit: str | None) -> str:
-    """Which weights and whose code: the hub's commit, or names, sizes and times of a folder's files; our version."""
+    """Which weights: the hub's commit, or names, sizes and times of a folder's files."""
     folder = Path(model)
     stats = [(path.name, path.stat()) for path in sorted(folder.iterdir())] if folder.is_dir() else []
-    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    return fingerprint(model, commit, files, [version(name) for name in ("sage-eval", "torch")])
+    return fingerprint(model, commit, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+
+def code_key() -> str:
+    """Which code: a kernel edited between two runs must not finish what the old one began."""
+    root = Path(__file__).parents[1]
+    files = sorted(path for room in ("attention", "engine", "platforms") for path in (root / room).rglob("*.py"))
+    return fingerprint([(str(path.relative_to(root)), path.read_text(encoding="utf-8")) for path in files])

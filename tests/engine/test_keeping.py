@@ -122,6 +122,12 @@ def test_other_weights_or_settings_start_over(run, change):
     assert len(transport.prompts) == len(total(run)[1].prompts)
 
 
+def test_other_code_starts_over(run, monkeypatch):
+    run(Mortal())
+    monkeypatch.setattr("sage_eval.engine.arm.code_key", lambda: "an edited kernel")
+    assert run(Mortal())[-1].kept_requests == 0
+
+
 def test_sampled_answers_are_drawn_anew(run):
     sampled = [GenerateRequest((n, n), {"max_new_tokens": 1, "temperature": 0.7}) for n in range(5)]
     mixed = [one for pair in zip(sampled, ANSWERS, strict=False) for one in pair]
