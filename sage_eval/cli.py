@@ -191,11 +191,17 @@ def prepare(
 
 
 @app.command()
-def doctor(json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """Say what this machine has, and which attention backends can run on it."""
+def doctor(
+    bench: Annotated[
+        Path | None,
+        typer.Option(help="recommend settings from this file of `bench kernels`; measured first where it is missing"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say what this machine has, which backends can run on it and, with --bench, which settings to choose."""
     from sage_eval.cli_doctor import examine, text
 
-    found = examine()
+    found = examine(bench)
     if json:
         import json as encoder
 

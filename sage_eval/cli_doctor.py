@@ -1,13 +1,21 @@
 """`sage-eval doctor`: versions, devices, and which attention backends can run here, with the reason where not."""
 
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sage_eval.runs import manifest
 
+if TYPE_CHECKING:
+    from sage_eval.probes.recommend import Advice
 
-def examine() -> dict[str, Any]:
-    """Versions, host, devices and backends of this machine, ready for JSON."""
+
+def examine(bench: Path | None = None) -> dict[str, Any]:
+    """Versions, host, devices and backends of this machine, ready for JSON.
+
+    With `bench`, a file of `bench kernels`, also what its times recommend; `PrerequisiteError` where it is missing and
+    there is no GPU to make it.
+    """
     devices = manifest.devices()
     return {
         "schema_version": 1,
@@ -17,7 +25,17 @@ def examine() -> dict[str, Any]:
         "backends": [
             {"name": name, "runs": reason is None, "why": reason} for name, reason in _backends(devices).items()
         ],
+        "advice": [one._asdict() for one in _advice(bench)] if bench else None,
     }
+
+
+def _advice(bench: Path) -> "list[Advice]":
+    from sage_eval.probes import bench_kernels
+    from sage_eval.probes.recommend import EXACT, OURS, recommend
+
+    if not bench.exists():
+        bench_kernels.measure(bench, [*OURS, *EXACT], [case.name for case in bench_kernels.CASES if not case.prefix])
+    return recommend(bench_kernels.read(bench))
 
 
 def text(found: dict[str, Any]) -> str:
@@ -32,7 +50,12 @@ def text(found: dict[str, Any]) -> str:
     ]
     for backend in found["backends"]:
         lines.append(f"  {backend['name']:<14} {'yes' if backend['runs'] else 'no: ' + backend['why']}")
-    return "\n".join(lines)
+    if found["advice"] is not None:
+        from sage_eval.probes.recommend import Advice
+        from sage_eval.probes.recommend import text as advised
+
+        lines += ["recommended by the benchmark:", f"  {advised(Advice(**one) for one in found['advice'])}"]
+    return "\n".join(lines).replace("\nhead_dim", "\n  head_dim")
 
 
 def _backends(devices: list[dict[str, Any]]) -> dict[str, str | None]:

@@ -231,6 +231,15 @@ def test_doctor_says_what_runs_and_why_not(call):
     assert all(name in text for name in backends)
 
 
+def test_doctor_recommends_what_a_benchmark_measured(call, tmp_path):
+    code, out, _ = call("doctor", "--bench", ROOT / "results" / "kernels-h200" / "bench.jsonl")
+    assert code == 0
+    assert "head_dim 128: sage_attn with variant=int8-fp16,min_tokens=8192; speed against fa3" in out
+    code, _, err = call("doctor", "--bench", tmp_path / "none.jsonl")
+    assert code == 2
+    assert "CUDA GPU" in one_line(err)
+
+
 @pytest.fixture(scope="session")
 def wordy(tmp_path_factory):
     """A model folder with a word tokenizer, which knows an end of text or does not."""

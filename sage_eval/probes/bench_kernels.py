@@ -130,7 +130,7 @@ def measure(
                 raise UsageError(f"{name!r} is unknown; known: {', '.join(known)}")
     if not torch.cuda.is_available():
         raise PrerequisiteError("kernels are timed on a CUDA GPU, and this machine has none")
-    rows, source = _read(out), source_hash()
+    rows, source = read(out), source_hash()
     if any(row.get("source", source) != source for row in rows):
         raise DataError(f"{out} was measured with another state of sage_eval/attention: choose another --out")
     done = {(row["case"], row["kernel"]) for row in rows if "ms" in row}
@@ -186,7 +186,7 @@ def _cell(row: dict[str, Any] | None) -> str:
     return f"{row['ms'][1] * 1e3:.0f} µs" if row["tflops"] is None else f"{row['tflops']:.0f}"
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[dict[str, Any]]:
     """The rows of an earlier call; a last line that was cut short is dropped from the file, so that it is redone."""
     if not path.exists():
         return []

@@ -62,7 +62,7 @@ def test_the_context_is_tokenised_once(model, monkeypatch):
     original = type(model.tokenizer)._encode_plus
 
     def counting(self, text, *args, **kwargs):
-        encoded.append(text)
+        encoded.extend(text if isinstance(text, list) else [text])
         return original(self, text, *args, **kwargs)
 
     monkeypatch.setattr(type(model.tokenizer), "_encode_plus", counting)

@@ -5,7 +5,7 @@ import torch
 
 from sage_eval.errors import DataError, PrerequisiteError, UsageError
 from sage_eval.probes.bench_columns import Case
-from sage_eval.probes.bench_kernels import CASES, _read, check, limit_ms, measure, run, table
+from sage_eval.probes.bench_kernels import CASES, check, limit_ms, measure, read, run, table
 
 
 @pytest.mark.parametrize("case", [Case(7, 0, 2, 64), Case(5, 11, 1, 128)])
@@ -84,7 +84,7 @@ def test_measurements_of_other_kernels_are_not_continued(tmp_path, monkeypatch):
 def test_a_line_that_was_cut_short_is_measured_again(tmp_path):
     out = tmp_path / "bench.jsonl"
     out.write_text('{"case": "a", "kernel": "b"}\n{"case": "a", "ker')
-    assert _read(out) == [{"case": "a", "kernel": "b"}]
+    assert read(out) == [{"case": "a", "kernel": "b"}]
     assert out.read_text() == '{"case": "a", "kernel": "b"}\n'
 
 
@@ -92,7 +92,7 @@ def test_another_file_is_not_appended_to(tmp_path):
     out = tmp_path / "notes.txt"
     out.write_text("buy milk\nand bread\n")
     with pytest.raises(DataError, match="another --out"):
-        _read(out)
+        read(out)
 
 
 @pytest.mark.parametrize("names", [{"columns": ["fa4"]}, {"cases": ["d128 4x4097"]}])

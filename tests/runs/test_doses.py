@@ -50,7 +50,7 @@ def planted(tiny, model, tmp_path_factory):
             if not (output / "stress" / name.removeprefix("stress=")).exists():
                 checkpoint(output, int(name.removeprefix("stress=")), source)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(side_by_side, "run_arm", lambda spec, folder, _progress: arms.run(spec, folder))
+            patch.setattr(side_by_side, "run_arm", lambda spec, folder, *_: arms.run(spec, folder))
             tasks = ("tests/runs/tasks/tiny_choice.yaml", "tests/runs/tasks/tiny_perplexity.yaml")
             settings = {"lm": LM, "margin": MARGIN, "tasks": tasks, "output": output, **values}
             return runner.compare(tiny(**settings), argv=["compare", "MODEL"])

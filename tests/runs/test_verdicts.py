@@ -31,7 +31,7 @@ def planted(tiny, tmp_path_factory):
     return run
 
 
-def _here(spec, folder, _progress):
+def _here(spec, folder, *_):
     arms.run(spec, folder)
 
 
@@ -288,7 +288,7 @@ def test_calibration_arms_are_added_to_a_finished_comparison(tiny, run, tmp_path
     monkeypatch.setattr(
         side_by_side,
         "run_arm",
-        lambda spec, folder, progress: (started.append(spec.name), _here(spec, folder, progress)),
+        lambda spec, folder, *_: (started.append(spec.name), _here(spec, folder)),
     )
     folder = shutil.copytree(run.folder, tmp_path / "run")
     calibrated = runner.compare(tiny(output=folder, arms=("repeat", "control")), argv=["compare"])
