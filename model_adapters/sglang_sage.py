@@ -9,6 +9,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lm_eval.api.model import TemplateLM
@@ -52,6 +53,9 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
 
     `top_logprobs`: how many of the most probable tokens at each position of a rolling text to keep in `text_windows`
     (0, the default: none), from which `sage-eval compare` computes the KL divergence of two arms.
+
+    `journal`: a file that keeps answers as they arrive; the same call takes them from there. It is begun anew where
+    other settings, code or weights (or another `journal_key`, which stands for the weights) made it.
     """
 
     def __init__(  # noqa: PLR0913 - lm-eval passes model arguments as keywords
@@ -69,6 +73,8 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         enable_thinking: bool | None = None,
         think_end_token: str | int | None = None,
         server_url: str | None = None,
+        journal: str | Path | None = None,
+        journal_key: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         device: str | None = None,
@@ -81,6 +87,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             raise UsageError("enable_thinking=True needs think_end_token, the end of the part that is not the answer")
         from sage_eval.engine.arm import open_arm
         from sage_eval.engine.checks import load_config
+        from sage_eval.engine.journal import weights_key
         from sage_eval.engine.server import open_server
 
         options = ArmOptions.from_arguments(pretrained, max_length=max_length, **arguments)
@@ -113,6 +120,12 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         else:
             self.arm = open_server(options, server_url)
             self.window.length = min(self.window.length, self.arm.usable_tokens)
+        if journal is not None:
+            try:
+                self.arm.keep(Path(journal), journal_key or weights_key(pretrained, self._model_sha))
+            except BaseException:
+                self.arm.close()
+                raise
 
     def _length(self, options: ArmOptions, config: Any) -> int:
         if options.max_length is not None:
@@ -184,6 +197,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         """What was run, for lm-eval's results file: backend, settings, versions, coverage."""
         info = self.arm.info()
         attention = self.arm.options.attention
+        kept = {"requests": self.arm.kept_requests, "seconds": round(self.arm.kept_seconds, 3)}
         return {
             "attention_backend": self.arm.backend,
             "attention_settings": attention.model_dump() if attention else None,
@@ -199,6 +213,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             "top_logprobs": self.top_logprobs,
             "truncated_contexts": self.window.truncated,
             "coverage": self.arm.coverage.as_dict(),
+            **({"kept": kept} if kept["requests"] else {}),
         }
 
     def close(self) -> None:

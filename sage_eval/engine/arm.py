@@ -1,12 +1,17 @@
 """An arm: an engine with its options, asked for scores and generations, keeping account of what was computed."""
 
+import logging
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from sage_eval.engine import coverage as account
+from sage_eval.engine.answers import Answer
 from sage_eval.engine.coverage import Coverage
+from sage_eval.engine.journal import Journal, Slice, code_key, digest, fingerprint
 from sage_eval.engine.options import ArmOptions
 from sage_eval.engine.planning import group_generations, group_scores
 from sage_eval.engine.requests import (
@@ -19,7 +24,25 @@ from sage_eval.engine.requests import (
     generate_payload,
     read_generation,
 )
+from sage_eval.engine.slices import Slices
 from sage_eval.errors import PrerequisiteError
+
+logger = logging.getLogger(__name__)
+
+_DECIDING = (
+    "version",
+    "device",
+    "dtype",
+    "model_path",
+    "revision",
+    "quantization",
+    "kv_cache_dtype",
+    "tp_size",
+    "disable_radix_cache",
+    "chunked_prefill_size",
+    "random_seed",
+)
+"""What of an engine's resolved settings makes its answers another engine's; the rest is in the options."""
 
 
 class Transport(Protocol):
@@ -43,13 +66,22 @@ class Transport(Protocol):
 
 
 class Arm:
-    """Scores and generates through `transport`. A context manager; `close` stops the engine's processes."""
+    """Scores and generates through `transport`. A context manager; `close` stops the engine's processes.
+
+    With a `journal` finished answers are kept there, and those that it has are not asked for again; sampled ones
+    (temperature over 0) are drawn anew.
+    """
 
     def __init__(self, options: ArmOptions, transport: Transport) -> None:
         self.options = options
         self.transport = transport
         self.coverage = Coverage()
-        """Everything computed through this arm so far."""
+        """Everything computed through this arm so far, what the journal's answers took included."""
+        self.journal: Journal | None = None
+        self.kept_requests = 0
+        """Engine requests whose answers the journal had."""
+        self.kept_seconds = 0.0
+        """What computing those had taken."""
         info = self.info()
         self.backend = str(options.backend or info.get("attention_backend") or info.get("prefill_attention_backend"))
         self.share_prefixes = not info.get("disable_radix_cache", False)
@@ -79,13 +111,21 @@ class Arm:
         groups = group_scores(requests, share_prefixes=self.share_prefixes)
         results: dict[int, Score] = {}
 
-        def collect(index: int, reply: Reply) -> None:
-            for member in groups[index].members:
-                results[member] = groups[index].read(requests[member], reply, greedy=greedy, top=top)
+        def read(index: int, reply: Reply) -> list[Score]:
+            group = groups[index]
+            return [group.read(requests[member], reply, greedy=greedy, top=top) for member in group.members]
+
+        def deliver(index: int, answer: Answer) -> None:
+            for member, score in zip(groups[index].members, answer, strict=True):
+                results[member] = score  # type: ignore[assignment]
                 if on_result:
                     on_result(member, results[member])
 
-        self._run([group.payload(greedy=greedy, top=top) for group in groups], collect)
+        def wanted(index: int) -> tuple[bool, list[tuple[int, int]]]:
+            tails = [requests[member].continuation for member in groups[index].members]
+            return greedy, [(len(tail), tail[-1]) for tail in tails]
+
+        self._run([group.payload(greedy=greedy, top=top) for group in groups], read, deliver, wanted)
         return [results[index] for index in range(len(requests))]
 
     def generate(
@@ -95,14 +135,25 @@ class Arm:
         groups = group_generations(requests, share_prefixes=self.share_prefixes)
         results: dict[int, Generation] = {}
 
-        def collect(index: int, reply: Reply) -> None:
+        def deliver(index: int, answer: Answer) -> None:
             for member in groups[index]:
-                results[member] = read_generation(reply)
+                [results[member]] = answer  # type: ignore[assignment]
                 if on_result:
                     on_result(member, results[member])
 
-        self._run([generate_payload(requests[group[0]]) for group in groups], collect)
+        payloads = [generate_payload(requests[group[0]]) for group in groups]
+        self._run(payloads, lambda _, reply: [read_generation(reply)], deliver)
         return [results[index] for index in range(len(requests))]
+
+    def keep(self, path: Path, key: str) -> None:
+        """Keep answers in the journal at `path` and take those it has, if it is of these settings, this code and `key`.
+
+        `key` says what the options do not: which weights. Raises `PrerequisiteError` for a file that cannot be written.
+        """
+        info = self.info()
+        seen = {name: str(info.get(name)) for name in _DECIDING}
+        options = self.options.model_dump(mode="json")
+        self.journal = Journal(path, fingerprint(key, code_key(), self.backend, seen, options))
 
     def info(self) -> dict[str, Any]:
         """SGLang's server info: resolved settings, memory, `internal_states`."""
@@ -114,6 +165,8 @@ class Arm:
 
     def close(self) -> None:
         """Stop the engine. May be called twice."""
+        if self.journal:
+            self.journal.close()
         self.transport.close()
 
     def __enter__(self) -> Self:
@@ -122,15 +175,73 @@ class Arm:
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
         self.close()
 
-    def _run(self, payloads: Sequence[Payload], collect: Callable[[int, Reply], None]) -> None:
-        """Send `payloads`, hand each reply to `collect`, then account for what was computed."""
-        if not payloads:
-            return
-        before = account.read_counters(self.info())
-        metas: list[Reply] = []
+    def _run(
+        self,
+        payloads: Sequence[Payload],
+        read: Callable[[int, Reply], Answer],
+        deliver: Callable[[int, Answer], None],
+        wanted: Callable[[int], Any] = lambda _: None,
+    ) -> None:
+        """Hand the answer to each of `payloads`, as `read` from its reply, to `deliver`; keep account of them.
+
+        `wanted` says what `read` takes from a reply where the payload does not, for the journal.
+        """
         order = list(range(len(payloads)))
         if self.options.order_seed is not None:
             random.Random(self.options.order_seed).shuffle(order)
+        if self.journal:
+            sampled = [payload["sampling_params"].get("temperature", 1.0) > 0 for payload in payloads]
+            lasting = [index for index in order if not sampled[index]]
+            call = digest((payloads[index], wanted(index)) for index in lasting)
+            self._run_kept(self.journal, call, payloads, lasting, read, deliver)
+            order = [index for index in order if sampled[index]]
+        self.coverage += self._ask(payloads, order, lambda index, reply: deliver(index, read(index, reply)))
+
+    def _run_kept(
+        self,
+        journal: Journal,
+        call: str,
+        payloads: Sequence[Payload],
+        order: Sequence[int],
+        read: Callable[[int, Reply], Answer],
+        deliver: Callable[[int, Answer], None],
+    ) -> None:
+        """`_run` for the payloads at `order`: what the journal has is not sent; the rest is added to it by slices."""
+        start = 0
+        for kept in journal.kept(call):
+            for index, answer in zip(order[start:], kept.answers, strict=False):
+                deliver(index, answer)
+            start += len(kept.answers)
+            self.coverage += kept.coverage
+            self.kept_seconds += kept.seconds
+        self.kept_requests += start
+        if start:
+            logger.info("%d of %d requests were answered earlier: %s", start, len(order), journal.path)
+        slices = Slices([payloads[index] for index in order])
+        while start < len(order):
+            stop = slices.next(start)
+            answers: dict[int, Answer] = {}
+
+            def take(index: int, reply: Reply, answers: dict[int, Answer] = answers) -> None:
+                answers[index] = read(index, reply)
+                deliver(index, answers[index])
+
+            began = time.perf_counter()
+            latest = self._ask(payloads, order[start:stop], take)
+            seconds = time.perf_counter() - began
+            journal.append(Slice(call, start, [answers[index] for index in order[start:stop]], latest, seconds))
+            self.coverage += latest
+            slices.took(start, stop, seconds)
+            start = stop
+
+    def _ask(
+        self, payloads: Sequence[Payload], order: Sequence[int], collect: Callable[[int, Reply], None]
+    ) -> Coverage:
+        """Send the payloads at `order`, hand each reply to `collect`, and say what was computed."""
+        if not order:
+            return Coverage()
+        before = account.read_counters(self.info())
+        metas: list[Reply] = []
         for place, reply in self.transport.stream([payloads[index] for index in order]):
             collect(order[place], reply)
             metas.append({"meta_info": {key: reply["meta_info"].get(key) for key in account.COUNTED_KEYS}})
@@ -141,7 +252,7 @@ class Arm:
             attention = self.options.attention
             asked_exact = attention is not None and attention.variant == "exact"
             account.check(latest, sage_only=self.options.mode == "fidelity" and not asked_exact)
-        self.coverage += latest
+        return latest
 
 
 def open_arm(options: ArmOptions) -> Arm:

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from sage_eval.errors import DataError, SageEvalError, UsageError
-from sage_eval.runs import columns, records, topk
+from sage_eval.runs import columns, manifest, records, topk
 from sage_eval.runs.files import write_json, write_jsonl_zst
-from sage_eval.runs.folder import ARM, ERROR, PROMPTS, RESULTS, SAMPLES, SCHEMA_VERSION, TOPK
+from sage_eval.runs.folder import ARM, ERROR, JOURNAL, PROMPTS, RESULTS, SAMPLES, SCHEMA_VERSION, TOPK
 from sage_eval.runs.spec import ArmSpec
 
 
@@ -55,7 +55,7 @@ def run(spec: ArmSpec, folder: Path) -> None:
     if spec.lm == "sglang-sage" and any(task.OUTPUT_TYPE == "loglikelihood_rolling" for task in tasks.values()):
         _check_prefix(spec.model_args)
     started = time.time()
-    with _model(spec) as lm:
+    with _model(spec, folder) as lm:
         ready = time.time()
         from lm_eval import simple_evaluate
 
@@ -87,6 +87,7 @@ def run(spec: ArmSpec, folder: Path) -> None:
     write_jsonl_zst(folder / SAMPLES, columns.encode(lines))
     topk.write(folder / TOPK, windows)
     write_jsonl_zst(folder / RESULTS, [{"schema_version": SCHEMA_VERSION, **results}])
+    kept = engine.get("kept", {}).get("seconds", 0.0)
     write_json(
         folder / ARM,
         {
@@ -94,10 +95,11 @@ def run(spec: ArmSpec, folder: Path) -> None:
             "fingerprint": spec.fingerprint(),
             "spec": spec.model_dump(mode="json"),
             "items": len(lines),
-            "seconds": {"start": round(ready - started, 3), "evaluate": round(ended - ready, 3)},
+            "seconds": {"start": round(ready - started, 3), "evaluate": round(ended - ready + kept, 3)},
             "engine": engine,
         },
     )
+    (folder / JOURNAL).unlink(missing_ok=True)
 
 
 def _check_prefix(arguments: dict[str, Any]) -> None:
@@ -121,7 +123,7 @@ def use_data(folder: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _model(spec: ArmSpec) -> Any:
+def _model(spec: ArmSpec, folder: Path) -> Any:
     """The lm-eval model, closed again however the block ends."""
     if ":" in spec.lm:
         try:
@@ -135,7 +137,12 @@ def _model(spec: ArmSpec) -> Any:
             factory = get_model(spec.lm)
         except (KeyError, ValueError) as error:
             raise UsageError(f"lm={spec.lm!r}: {' '.join(str(error).split())}") from None
-    lm = factory.create_from_arg_obj(spec.model_args, {})
+    arguments = dict(spec.model_args)
+    if spec.lm == "sglang-sage":
+        # Not the spec's, which says what decides the numbers. Another GPU's answers would be no arm's.
+        gpus = sorted({device["name"] for device in manifest.devices()})
+        arguments |= {"journal": folder / JOURNAL, "journal_key": " ".join([spec.fingerprint(), *gpus])}
+    lm = factory.create_from_arg_obj(arguments, {})
     try:
         yield lm
     finally:

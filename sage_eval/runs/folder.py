@@ -6,6 +6,7 @@
     arms/<name>/results.json.zst    lm-eval's own results (older runs: results.json)
     arms/<name>/samples.jsonl.zst   the answered items (`records.Sample`), by column (`columns`)
     arms/<name>/topk.npz       the k most probable tokens at each position of the texts, where asked for
+    arms/<name>/answers.journal     while the arm runs: what is finished of it (`engine.journal`)
     arms/<name>/arm.json       written last: this arm is finished; its fingerprint, times, coverage
     prompts.jsonl.zst          prompts by hash: in full those whose answers changed most (`packing`)
     comparison.json            paired statistics
@@ -39,6 +40,7 @@ SPEC, LOG, RESULTS, SAMPLES, ARM, ERROR = (
     "spec.json", "log.txt", "results.json.zst", "samples.jsonl.zst", "arm.json", "error.json"
 )  # fmt: skip
 OLD_RESULTS = "results.json"
+JOURNAL = "answers.journal"
 M = TypeVar("M", bound=BaseModel)
 
 

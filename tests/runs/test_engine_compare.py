@@ -34,10 +34,10 @@ def wait_for(condition, process, seconds=600):
 
 def test_interrupted_comparison_leaves_nothing_and_resumes(reference_model, tmp_path):
     output = tmp_path / "run"
-    log = output / "arms/candidate/log.txt"
+    journal = output / "arms/candidate/answers.journal"
     process = start(reference_model, output)
-    # In the middle: the candidate's engine is up and has answered something.
-    wait_for(lambda: log.exists() and b"loglikelihood" in log.read_bytes(), process)
+    # In the middle: the candidate has kept the answers to one kind of request and is busy with the other.
+    wait_for(lambda: journal.exists() and journal.stat().st_size > 500, process)
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) > 1
     process.send_signal(signal.SIGINT)
@@ -57,6 +57,8 @@ def test_interrupted_comparison_leaves_nothing_and_resumes(reference_model, tmp_
     run = load(output)
     baseline, candidate = (run.comparison.arms[name] for name in ("baseline", "candidate"))
     assert (baseline.backend, candidate.backend) == ("torch_native", "sage_attn")
+    assert candidate.engine["kept"]["requests"] > 0
+    assert not any(output.rglob("*.journal"))
     counts = candidate.engine["coverage"]
     prefill = {name: count for name, count in counts["tokens"].items() if name.startswith("prefill")}
     assert counts["counted"]

@@ -1,0 +1,129 @@
+"""The journal's file: what is read back, what is dropped, what is replaced. And what identifies a call."""
+
+import math
+import os
+
+import numpy as np
+import pytest
+
+from sage_eval.engine.coverage import Coverage
+from sage_eval.engine.journal import Journal, Slice, digest, weights_key
+from sage_eval.engine.requests import Generation, Score
+from sage_eval.engine.topk import TopK
+from sage_eval.errors import PrerequisiteError
+
+COVERAGE = Coverage({"prefill/sage": 1 / 3, "decode/exact": 7.0}, 12, 3, 8, counted=True)
+ODD = (-0.1, -math.pi * 1e-300, -5e-324, -0.0, -1.7976931348623157e308)
+
+
+def part(call="c", start=0, *answers):
+    return Slice(call, start, list(answers) or [[Score(ODD, True)]], COVERAGE, 1.25)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "arm" / "answers.journal"
+
+
+def written(path, *parts):
+    journal = Journal(path, "f")
+    for one in parts:
+        journal.append(one)
+    journal.close()
+    return path
+
+
+def kept(path, call="c", fingerprint="f"):
+    journal = Journal(path, fingerprint)
+    try:
+        return list(journal.kept(call))
+    finally:
+        journal.close()
+
+
+def test_answers_and_coverage_come_back_exactly(path):
+    whole = part(
+        "c", 0, [Score(ODD, True), Score((-2.0,), None)], [Generation((5, 0, 2**31 - 1), "stop")], [Score((), False)]
+    )
+    [found] = kept(written(path, whole))
+    assert found == whole
+    assert [math.copysign(1, x) for x in found.answers[0][0].logprobs] == [-1.0] * len(ODD)
+
+
+def test_the_most_probable_tokens_come_back_as_the_arrays_they_were(path):
+    rng = np.random.default_rng(0)
+    tops = [
+        TopK(rng.integers(0, 9, (n, k), np.int32), rng.normal(size=(n, k)).astype(np.float32))
+        for n, k in ((3, 4), (1, 2))
+    ]
+    scores = [[Score((-1.0,) * len(top.ids), None, top)] for top in tops]
+    [found] = kept(written(path, part("c", 0, scores[0], [Score((-1.0,), True)], scores[1])))
+    for top, [score] in zip(tops, found.answers[::2], strict=True):
+        np.testing.assert_array_equal(score.top.ids, top.ids, strict=True)
+        np.testing.assert_array_equal(score.top.logprobs, top.logprobs, strict=True)
+    assert found.answers[1][0].top is None
+
+
+def test_a_new_journal_has_nothing(path):
+    assert kept(path) == []
+    assert kept(path) == []
+
+
+@pytest.mark.parametrize("lost", [1, 5, 60])
+def test_a_cut_record_is_dropped_and_the_next_follows_what_was_whole(path, lost):
+    written(path, part(), part(start=1))
+    os.truncate(path, path.stat().st_size - lost)
+    assert [found.start for found in kept(path)] == [0]
+    written(path, part(start=1))
+    assert [found.start for found in kept(path)] == [0, 1]
+
+
+def test_a_damaged_record_is_dropped(path):
+    data = bytearray(written(path, part(), part(start=1)).read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+    assert [found.start for found in kept(path)] == [0]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no journal at all", b"\xff" * 40])
+def test_another_arms_journal_or_none_at_all_is_replaced(path, content):
+    written(path, part())
+    if content is not None:
+        path.write_bytes(content)
+    assert kept(path, fingerprint="g") == []
+    assert kept(path) == []  # gone for good
+
+
+def test_a_call_made_twice_has_its_slices_once_each(path):
+    written(path, part(start=0), part("d"), part(start=1), part(start=0))
+    journal = Journal(path, "f")
+    assert [[found.start for found in journal.kept("c")] for _ in range(3)] == [[0, 1], [0], []]
+
+
+def test_what_does_not_follow_the_beginning_is_not_used(path):
+    assert kept(written(path, part(start=1))) == []
+
+
+def test_a_journal_that_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PrerequisiteError, match=r"cannot keep answers in .*journal: File exists; free some space"):
+        Journal(tmp_path / "file" / "journal", "f")
+
+
+def test_the_digest_sees_ids_settings_wishes_and_order():
+    one, two = {"input_ids": [1, 2], "n": 1}, {"input_ids": [1], "n": 2}
+    calls = [
+        [(one, 0)], [(two, 0)], [(one, 0), (two, 0)], [(two, 0), (one, 0)], [(one, 1)], [({**one, "n": 2}, 0)], [],
+    ]  # fmt: skip
+    assert len({digest(call) for call in calls}) == len(calls)
+    assert digest([({"n": 1, "input_ids": [1, 2]}, 0)]) == digest([(one, 0)])
+
+
+def test_changed_weights_have_another_key(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"1")
+    before = weights_key(str(tmp_path), None)
+    assert weights_key(str(tmp_path), None) == before
+    os.utime(weights, ns=(1, 1))
+    assert weights_key(str(tmp_path), None) != before
+    assert weights_key("hub/name", "a") != weights_key("hub/name", "b")
