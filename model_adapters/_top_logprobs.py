@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def checked(value: int | str, config: Any) -> int:
-    """`top_logprobs` as a number of tokens; `UsageError` where the model's vocabulary has fewer."""
-    if value in (0, "0"):
-        return 0
-    vocabulary = int(config.get_text_config().vocab_size)
-    count = int(value) if str(value).isdecimal() else -1
-    if not 0 < count <= vocabulary:
-        raise UsageError(f"top_logprobs={value!r}: must be 0 (none) to {vocabulary}, the size of the vocabulary")
-    return count
+    """`top_logprobs` as a number of tokens, at most the vocabulary; `UsageError` where it is no number of tokens."""
+    try:
+        count = int(value)
+    except (TypeError, ValueError):
+        count = -1
+    if count < 0:
+        raise UsageError(f"top_logprobs={value!r}: must be 0 (none) or the number of tokens to keep at each position")
+    return min(count, int(config.get_text_config().vocab_size)) if count else 0
 
 
 def text_window(request: "Instance", start: int, window: ScoreRequest, score: Score) -> TextWindow:

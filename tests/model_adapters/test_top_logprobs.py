@@ -91,10 +91,14 @@ class Config:
         return self
 
 
-@pytest.mark.parametrize("value", [-1, VOCABULARY + 1, "many", None])
-def test_a_number_that_the_vocabulary_does_not_have_is_refused(value):
-    with pytest.raises(UsageError, match=r"top_logprobs=.*must be 0 \(none\) to 8192"):
+@pytest.mark.parametrize("value", [-1, "many", None])
+def test_what_is_no_number_of_tokens_is_refused(value):
+    with pytest.raises(UsageError, match=r"top_logprobs=.*must be 0 \(none\) or the number"):
         checked(value, Config())
+
+
+def test_a_small_vocabulary_is_kept_whole():
+    assert checked(VOCABULARY + 1, Config()) == VOCABULARY
 
 
 @pytest.mark.parametrize("value", [0, "16", VOCABULARY])
