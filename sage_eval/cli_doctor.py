@@ -2,12 +2,10 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from textwrap import indent
+from typing import Any
 
 from sage_eval.runs import manifest
-
-if TYPE_CHECKING:
-    from sage_eval.probes.recommend import Advice
 
 
 def examine(bench: Path | None = None) -> dict[str, Any]:
@@ -25,17 +23,27 @@ def examine(bench: Path | None = None) -> dict[str, Any]:
         "backends": [
             {"name": name, "runs": reason is None, "why": reason} for name, reason in _backends(devices).items()
         ],
-        "advice": [one._asdict() for one in _advice(bench)] if bench else None,
+        "advice": _advice(bench) if bench else None,
     }
 
 
-def _advice(bench: Path) -> "list[Advice]":
+def _advice(bench: Path) -> dict[str, Any]:
+    """What `bench` recommends, of which device, and whether it timed today's kernels."""
+    from sage_eval.attention.source import source_hash
     from sage_eval.probes import bench_kernels
-    from sage_eval.probes.recommend import EXACT, OURS, recommend
+    from sage_eval.probes.recommend import EXACT, OURS, recommend, text
 
     if not bench.exists():
         bench_kernels.measure(bench, [*OURS, *EXACT], [case.name for case in bench_kernels.CASES if not case.prefix])
-    return recommend(bench_kernels.read(bench))
+    rows = bench_kernels.read(bench)
+    heads = [row for row in rows if "limits" in row]
+    found = recommend(rows)
+    return {
+        "devices": sorted({row["device"] for row in heads}),
+        "current": all(row.get("source") == source_hash() for row in heads),
+        "settings": [one._asdict() for one in found],
+        "text": text(found),
+    }
 
 
 def text(found: dict[str, Any]) -> str:
@@ -50,12 +58,12 @@ def text(found: dict[str, Any]) -> str:
     ]
     for backend in found["backends"]:
         lines.append(f"  {backend['name']:<14} {'yes' if backend['runs'] else 'no: ' + backend['why']}")
-    if found["advice"] is not None:
-        from sage_eval.probes.recommend import Advice
-        from sage_eval.probes.recommend import text as advised
-
-        lines += ["recommended by the benchmark:", f"  {advised(Advice(**one) for one in found['advice'])}"]
-    return "\n".join(lines).replace("\nhead_dim", "\n  head_dim")
+    if advice := found["advice"]:
+        # The file may be another machine's, or older than the kernels.
+        stale = "" if advice["current"] else ", with other kernels than these: measure again"
+        lines.append(f"recommended for {', '.join(advice['devices'])}, as measured there{stale}:")
+        lines.append(indent(advice["text"], "  "))
+    return "\n".join(lines)
 
 
 def _backends(devices: list[dict[str, Any]]) -> dict[str, str | None]:

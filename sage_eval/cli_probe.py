@@ -1,12 +1,13 @@
 """`sage-eval probe`: what lm-eval does not measure."""
 
 import functools
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sage_eval.errors import UsageError
 
 probe = typer.Typer(help="Measure what lm-eval does not: determinism.", no_args_is_help=True)
 
@@ -27,17 +28,21 @@ def determinism(
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Serve the same prompts alone, batched, shuffled, chunked and after a cached prefix, and compare the answers."""
+    from model_adapters._tokens import Tokens
     from sage_eval.config import parse_pairs
     from sage_eval.data.wikitext import documents, load_raw
     from sage_eval.engine.arm import open_arm
     from sage_eval.engine.options import ArmOptions
     from sage_eval.probes import determinism as probes
     from sage_eval.probes.arms import parse_arms
+    from sage_eval.runs.arm import use_data
     from sage_eval.runs.files import write_json
 
-    if data_dir:
-        os.environ["SAGE_EVAL_DATA"] = str(data_dir)
-    common = {"max_length": tokens + generated, **(parse_pairs(model_args) or {})}
+    use_data(data_dir)
+    try:
+        common = {"max_length": tokens + generated, **(parse_pairs(model_args) or {})}
+    except ValueError as error:
+        raise UsageError(f"--model-args: {error}") from None
     wanted = {arm.name: common | arm.arguments for arm in parse_arms(arms)}
     for arguments in wanted.values():
         ArmOptions.from_arguments(model, **arguments)  # whatever is wrong is said before an engine starts
@@ -45,9 +50,7 @@ def determinism(
     def opened(arguments: dict[str, object], **more: object) -> object:
         return open_arm(ArmOptions.from_arguments(model, **arguments, **more))
 
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = Tokens.load(model, add_bos=None, prefix=None)
     chosen = probes.cut([tokenizer.encode(page) for page in documents(load_raw("test"))], prompts, tokens)
     done: list[probes.ArmResult] = []
     engines = [(name, functools.partial(opened, arguments)) for name, arguments in wanted.items()]

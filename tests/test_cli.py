@@ -234,7 +234,12 @@ def test_doctor_says_what_runs_and_why_not(call):
 def test_doctor_recommends_what_a_benchmark_measured(call, tmp_path):
     code, out, _ = call("doctor", "--bench", ROOT / "results" / "kernels-h200" / "bench.jsonl")
     assert code == 0
-    assert "head_dim 128: sage_attn with variant=int8-fp16,min_tokens=8192; speed against fa3" in out
+    assert "recommended for NVIDIA H200, as measured there:\n  head_dim 128: sage_attn with" in out
+    assert "variant=int8-fp16,min_tokens=8192; speed against fa3" in out
+    old = tmp_path / "old.jsonl"
+    published = (ROOT / "results" / "kernels-h200" / "bench.jsonl").read_text()
+    old.write_text(published.replace('"source": "', '"source": "0'))
+    assert "with other kernels than these" in call("doctor", "--bench", old)[1]
     code, _, err = call("doctor", "--bench", tmp_path / "none.jsonl")
     assert code == 2
     assert "CUDA GPU" in one_line(err)

@@ -95,7 +95,7 @@ def probe(
     """Serve `prompts` in every way with each arm in turn; yields each arm's result when it is complete.
 
     An arm is a name and `opened(**engine_arguments) -> Arm`. Two engines an arm: chunking is a setting of the engine.
-    `UsageError` where nothing would be chunked, `EngineError` where nothing came from the cache.
+    `UsageError` where nothing would be chunked, `EngineError` where the cache was not used, or used, against the way.
     """
     shortest = min(map(len, prompts))
     if not 0 < chunk < shortest:
@@ -161,8 +161,12 @@ def _serve(arm: Arm, prompts: Sequence[Prompt], way: str, generated: int) -> Ans
         _prime(arm, chosen, way)
         before = arm.coverage.cached_tokens
         scores = arm.score([_second_half(prompt) for prompt in chosen], greedy=False)
-        if way == "prefix" and arm.coverage.cached_tokens == before:
+        hits = arm.coverage.cached_tokens - before
+        if way == "prefix" and not hits:
             raise EngineError(f"{arm.backend}: the first half of a prompt was served and then not found in the cache")
+        # Articles of one batch may share their first token or two; a prompt that is alone shares with nobody.
+        if way != "prefix" and not together and hits:
+            raise EngineError(f"{arm.backend}: {hits} tokens came from the cache, which had just been emptied")
         _prime(arm, chosen, way)
         sampling = {"max_new_tokens": generated, "temperature": 0.0, "ignore_eos": True}
         replies = arm.generate([GenerateRequest(prompt, sampling) for prompt in chosen])

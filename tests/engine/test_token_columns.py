@@ -1,6 +1,8 @@
 """The hook on SGLang's log-probabilities of chosen ids: the same answers, from one copy."""
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -44,3 +46,13 @@ def test_the_device_is_asked_once(monkeypatch, original):
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: asked.append(self.shape) or tolist(self))
     fetch_once(original, torch.zeros(50, 8), [[1, 2], [3]], [30, 20], [], [], 0)
     assert asked == [(50, 3)]
+
+
+def test_the_plugin_puts_it_around_sglangs_function():
+    script = (
+        "import inspect; from sglang.srt.plugins import load_plugins; load_plugins(); "
+        "from sglang.srt.layers.logprob_processor import get_token_ids_logprobs_chunk as found; "
+        "assert inspect.unwrap(found) is not found"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
