@@ -13,7 +13,7 @@ ABOUT = (
     "Each arm is the candidate's backend on a checkpoint that computes the same function bit for bit (a pair of K's "
     "channels in each layer and head scaled by the dose, Q's by its inverse) and is harder to quantise; the difference "
     "is to the baseline on the original. The detection limit is the smallest dose that is seen with all larger ones. "
-    "No verdict rests on these arms."
+    "A dose that is seen shows, as any control, that the task can see damage."
 )
 
 

@@ -119,6 +119,7 @@ def _content(run: Run) -> dict[str, Any]:
         "verdict": comparison.verdict,
         "headline": verdict.headline(comparison),
         "judged": verdict.table(comparison),
+        "floors": verdict.floors(comparison),
         "scores": [tables.scores(comparison, pair, members=False) for pair in candidates],
         "members": [table for table in members if table.rows],
         "calibration": [tables.scores(comparison, pair, members=False) for pair in others],

@@ -58,10 +58,9 @@ def _lines(run: Run, comparison: Comparison, details: bool) -> Iterator[str]:
 def _verdict(comparison: Comparison) -> Iterator[str]:
     for line in verdict.headline(comparison):
         yield from (line, "")
-    if judged := verdict.table(comparison):
-        yield from _table(judged)
-    if stress := doses.table(comparison):
-        yield from _table(stress)
+    for found in (verdict.table(comparison), verdict.floors(comparison), doses.table(comparison)):
+        if found:
+            yield from _table(found)
 
 
 def _calibration(comparison: Comparison) -> Iterator[str]:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from sage_eval.report.tables import Table
 from sage_eval.runs.comparison import Comparison
-from sage_eval.runs.verdicts import Control, TaskVerdict
+from sage_eval.runs.doses import Dose
+from sage_eval.runs.verdicts import Control, Floor, TaskVerdict
 from sage_eval.statistics.estimate import Estimate
 
 HEADER = (
@@ -43,17 +44,25 @@ def table(comparison: Comparison) -> Table | None:
         return None
     header = tuple(text.format(level=100 * (1 - 2 * verdict.alpha)) for text in HEADER)
     notes = [
-        f"{task.task}: {task.reason}" for task in verdict.tasks if task.verdict != "equivalent" or task.significant
-    ]
-    notes += [
-        f"{task.task}: the floor arm {name}, which should equal the baseline, is itself {floor.verdict}"
+        f"{task.task}: {task.reason}"
         for task in verdict.tasks
-        for name, floor in task.floors.items()
-        if floor.verdict in ("worse", "better")
+        if task.verdict != "equivalent" or task.significant or "not seen" in task.reason
     ]
     if verdict.failed:
         notes.append(f"this fails the run: --fail-on {','.join(name.replace(' ', '-') for name in verdict.fail_on)}")
     return Table("Verdict by task", header, [_row(task) for task in verdict.tasks], notes, names=3)
+
+
+def floors(comparison: Comparison) -> Table | None:
+    """A row for each judged task and arm that should equal the baseline, judged as if it were the candidate."""
+    tasks = comparison.verdict.tasks if comparison.verdict else []
+    rows = [_floor(task, name, floor) for task in tasks for name, floor in task.floors.items()]
+    if not rows:
+        return None
+    alarms = [f"{row[0]}: {row[1]}, which should equal the baseline, is itself {row[-1]}" for row in rows]
+    notes = [line for line in alarms if line.endswith((" worse", " better"))]
+    header = ("task", "arm", "difference", "95 % interval", "p", "judged as the candidate is")
+    return Table("Arms that should be equal to the baseline", header, rows, notes, names=2)
 
 
 def narrow(full: Table) -> Table:
@@ -76,15 +85,28 @@ def _row(task: TaskVerdict) -> tuple[str, ...]:
         f"±{task.scale * task.margin:g} {task.unit}".rstrip(),
         "–" if floor is None else f"{_number(task, floor.difference.value, exact=floor.identical)} ({task.floor})",
         "–" if floor is None else f"{_number(task, floor.excess.value)} {_interval(task, floor.excess)}",
-        "; ".join(_control(task, name, control) for name, control in task.controls.items()) or "–",
+        "; ".join(_control(task, name, control) for name, control in _controls(task).items()) or "–",
     )
 
 
-def _control(task: TaskVerdict, name: str, control: Control) -> str:
-    p = control.difference.p
-    chance = "" if p is None else ", p < 0.001" if p < 0.001 else f", p = {p:.2g}"
+def _controls(task: TaskVerdict) -> dict[str, Control | Dose]:
+    """The damaged arms, of the stressed ones only the smallest that is seen: all of them have a table of their own."""
+    return task.controls | {dose.arm: dose for dose in task.doses if dose.dose == task.detection_limit}
+
+
+def _control(task: TaskVerdict, name: str, control: Control | Dose) -> str:
+    chance = f", {_p(control.difference.p)}" if control.difference.p is not None else ""
     seen = "seen" if control.seen else "too few to see it" if control.difference.se is None else "**not seen**"
     return f"{seen}: {_number(task, control.difference.value)}{chance} ({name})"
+
+
+def _floor(task: TaskVerdict, name: str, floor: Floor) -> tuple[str, ...]:
+    shown = _number(task, floor.difference.value, exact=floor.identical)
+    return (task.task, name, shown, _interval(task, floor.difference), _p(floor.difference.p), floor.verdict)
+
+
+def _p(p: float | None) -> str:
+    return "–" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def _number(task: TaskVerdict, value: float, *, exact: bool = False) -> str:

@@ -1,18 +1,14 @@
 """The dose-response of a task: how far each arm under outlier stress is from the baseline, and the first dose seen.
 
 The model's function is the same at every dose, so the baseline on the unstressed model is the right one to compare
-with: what an arm loses, its attention backend lost. These arms are no controls. An unseen small dose is a fact about
-the instrument's detection limit and harms no verdict; a large one that is seen proves nothing for a task whose control
-was not.
+with: what an arm loses, its attention backend lost. They are controls: a dose that is seen proves that the task can see
+damage, and an unseen small one is a fact about the instrument's detection limit that harms no verdict.
 """
-
-from collections.abc import Mapping
-from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict
 
 from sage_eval.statistics.estimate import Estimate
-from sage_eval.statistics.verdict import Evidence, unseen_control
+from sage_eval.statistics.verdict import Evidence, seen_controls
 
 ARM = "stress-"
 """An arm of dose 16 is called `stress-16`."""
@@ -21,7 +17,7 @@ ARM = "stress-"
 class Dose(BaseModel):
     """One arm under stress − baseline, in the metric's unit.
 
-    `seen` as for a control: the loss is significant, at least the margin, and greater than the candidate's.
+    `seen` as for every control: see `statistics.verdict.seen_controls`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,17 +33,14 @@ def dose_of(arm: str) -> int:
     return int(arm.removeprefix(ARM))
 
 
-def response(evidence: Evidence, differences: Mapping[str, Estimate]) -> list[Dose]:
-    """The doses of one task in ascending order; `differences` to the baseline are by arm."""
+def response(evidence: Evidence) -> list[Dose]:
+    """The doses among the controls of one task, in ascending order."""
+    seen = seen_controls(evidence)
     return sorted(
         (
-            Dose(
-                arm=arm,
-                dose=dose_of(arm),
-                difference=difference,
-                seen=unseen_control(replace(evidence, controls={arm: difference})) is None,
-            )
-            for arm, difference in differences.items()
+            Dose(arm=arm, dose=dose_of(arm), difference=difference, seen=arm in seen)
+            for arm, difference in evidence.controls.items()
+            if arm.startswith(ARM)
         ),
         key=lambda dose: dose.dose,
     )

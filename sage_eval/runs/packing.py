@@ -16,7 +16,9 @@ from sage_eval.runs.folder import PROMPTS, SAMPLES, SCHEMA_VERSION, Run
 from sage_eval.runs.records import Sample
 
 KEPT = 20
-"""Prompts a task whose text is kept."""
+"""Prompts whose text is kept, of the whole run and of each task."""
+FEWEST, PROMPTS_IN_ALL = 3, 200
+"""Where tasks are many, as MMLU's subjects, each keeps fewer: examples take room."""
 
 
 def pack(run: Run) -> None:
@@ -49,7 +51,8 @@ def _merge_prompts(run: Run, found: Sequence[Path]) -> None:
 
 
 def worst(run: Run, kept: int = KEPT) -> set[str]:
-    """Hashes of the `kept` prompts of each task whose answers changed most from the baseline to the candidate.
+    """Hashes of the prompts whose answers changed most from the baseline to the candidate: `kept` of all and of each
+    task, fewer a task where tasks are many.
 
     Those whose score changed come first, then the largest change of a log-probability decides.
     """
@@ -61,10 +64,12 @@ def worst(run: Run, kept: int = KEPT) -> set[str]:
         change = _change(before.get(sample.key), sample)
         ranks = tasks.setdefault(sample.task, {})
         ranks[sample.prompt] = max(change, ranks.get(sample.prompt, change))
+    each = min(kept, max(FEWEST, PROMPTS_IN_ALL // max(1, len(tasks))))
+    everything = {prompt: rank for ranks in tasks.values() for prompt, rank in ranks.items()}
     return {
         prompt
-        for ranks in tasks.values()
-        for prompt in sorted(ranks, key=lambda prompt: ranks[prompt], reverse=True)[:kept]
+        for ranks, count in (*((ranks, each) for ranks in tasks.values()), (everything, kept))
+        for prompt in sorted(ranks, key=lambda prompt: ranks[prompt], reverse=True)[:count]
     }
 
 

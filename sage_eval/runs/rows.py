@@ -1,6 +1,7 @@
 """One row of a comparison: a metric of a task or group in two arms, from the paired samples."""
 
 import math
+from collections import Counter
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -44,8 +45,9 @@ class Cell(Record):
 class TaskComparison(Record):
     """One metric of one task or group in two arms. `difference` is candidate − baseline.
 
-    `chance` is the score of a guess, where there is one; `identical`: every single item scored the same in both arms;
-    `changes`: a choice's flips with near-ties apart; `by_member`: a group's difference with its members as clusters.
+    `chance` is the score of a guess, where there is one, `constant` that of the best constant answer; `identical`:
+    every single item scored the same in both arms; `changes`: a choice's flips with near-ties apart; `by_member`: a
+    group's difference with its members as clusters.
     """
 
     task: str
@@ -63,6 +65,7 @@ class TaskComparison(Record):
     notes: list[str]
     cells: list[Cell] = []
     chance: float | None = None
+    constant: float | None = None
     identical: bool = False
     changes: Changes | None = None
     by_member: Estimate | None = None
@@ -109,9 +112,10 @@ def compare_items(
             changed = sum(_answer(baseline) != _answer(candidate) for baseline, candidate in items)
     cells = _cells(items, base, cand) if table else []
     chance = _chance(items) if table else None
+    constant = None if chance is None else _constant(items)
     if chance is not None:
         split = ties.changes(items, base, cand, limit)
-    notes = _notes(chance, estimates[0], cells) if table else []
+    notes = _notes(chance, constant, estimates[0], cells) if table else []
     notes += _asides(split, by_member) if parent is None else []
     return TaskComparison(
         task=task,
@@ -129,6 +133,7 @@ def compare_items(
         notes=notes,
         cells=cells,
         chance=chance,
+        constant=constant,
         identical=base == cand,
         changes=split,
         by_member=by_member,
@@ -157,10 +162,17 @@ def _chance(items: list[Pair]) -> float | None:
     return 1 / k if not others and k >= 2 else None
 
 
-def _notes(chance: float | None, baseline: Estimate, cells: list[Cell]) -> list[str]:
+def _constant(items: list[Pair]) -> float | None:
+    """The score of the best constant answer ("always D"), where the right choices are known by number."""
+    right = [sample.target for sample, _ in items]
+    return Counter(right).most_common(1)[0][1] / len(right) if all(isinstance(t, int) for t in right) else None
+
+
+def _notes(chance: float | None, constant: float | None, baseline: Estimate, cells: list[Cell]) -> list[str]:
     notes = []
-    if chance is not None and baseline.low is not None and baseline.low <= chance:
-        notes.append(f"baseline at chance ({100 * chance:.0f} %): a loss could not be seen here")
+    if chance is not None and baseline.low is not None and baseline.low <= max(chance, constant or 0.0):
+        always = f"; the best constant answer scores {100 * constant:.1f} %" if constant else ""
+        notes.append(f"baseline at chance ({100 * chance:.0f} %{always}): a loss could not be seen here")
     silent = [cell for cell in cells if not cell.informative]
     if silent:
         notes.append(f"{len(silent)} of {len(cells)} cells uninformative (baseline under {100 * INFORMATIVE:.0f} %)")

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict
 
 from sage_eval.errors import UsageError
 from sage_eval.runs.calibration import SAGE
-from sage_eval.runs.doses import Dose, detection_limit, response
+from sage_eval.runs.doses import ARM, Dose, detection_limit, response
 from sage_eval.statistics.estimate import Estimate
-from sage_eval.statistics.verdict import METRICS, Evidence, Kind, Metric, judge, unseen_control
+from sage_eval.statistics.verdict import METRICS, Evidence, Kind, Metric, judge, seen_controls
 from sage_eval.statistics.verdict import TaskVerdict as Judged
 from sage_eval.statistics.verdict import Verdict as JudgedAll
 
@@ -47,7 +47,7 @@ class Floor(_Record):
 
 
 class Control(_Record):
-    """Control − baseline; `seen`: the loss is significant, at least the margin, and beyond the candidate's."""
+    """Control − baseline; `seen` as `statistics.verdict.seen_controls` has it."""
 
     difference: Estimate
     seen: bool
@@ -59,8 +59,7 @@ class TaskVerdict(_Record):
     `interval` is the candidate's difference with the interval that was held against ±`margin` (90 % for two one-sided
     tests at 5 %); `p` is that of "no difference" after Holm's correction, `p_equivalence` that of the two one-sided
     tests; `items` would settle it; `coverage` is SageAttention's share of the prefill. All are None for a task without
-    a metric that can be judged. `doses` of outlier stress, ascending, and the detection limit among them: no verdict
-    rests on these.
+    a metric that can be judged. `doses` of outlier stress, ascending, and the detection limit among them.
     """
 
     task: str
@@ -117,7 +116,10 @@ def decide(
     candidate = next(pair for pair in pairs if pair.role == "candidate")
     _check_margins(candidate, margins)
     rows = judged_rows(candidate, margins)
-    found = {role: [pair for pair in pairs if pair.role == role] for role in ("floor", "control")}
+    found = {
+        "floor": [pair for pair in pairs if pair.role == "floor"],
+        "control": [pair for pair in pairs if pair.role in ("control", "stress")],
+    }
     evidence = [_evidence(row, row.difference, found["control"], margins) for row in rows]
     covered = [replace(item, coverage=coverage[0], required_coverage=coverage[1]) for item in evidence]
     judged = judge(covered, ALPHA) if covered else None
@@ -127,9 +129,8 @@ def decide(
         for pair in found["floor"]
         if (shared := [(row, same) for row in rows if (same := _same(row, pair))])
     }
-    stressed = [pair for pair in pairs if pair.role == "stress"]
     tasks = [
-        _with_doses(_record(row, verdict, _floors(row, found["floor"], equals, above)), row, verdict, stressed)
+        _record(row, verdict, _floors(row, found["floor"], equals, above))
         for row, verdict in zip(rows, judged.tasks if judged else (), strict=True)
     ]
     silent = [
@@ -242,7 +243,7 @@ def _evidence(
         difference,
         controls={pair.candidate: same.difference for pair in controls if (same := _same(row, pair))},
         baseline=row.baseline,
-        chance=row.chance,
+        chance=max((guess for guess in (row.chance, row.constant) if guess is not None), default=None),
     )
 
 
@@ -260,14 +261,9 @@ def _floors(
     return floors
 
 
-def _with_doses(record: TaskVerdict, row: "TaskComparison", judged: Judged, pairs: "Sequence[ArmPair]") -> TaskVerdict:
-    found = {pair.candidate: same.difference for pair in pairs if (same := _same(row, pair))}
-    doses = response(judged.evidence, found)
-    return record.model_copy(update={"doses": doses, "detection_limit": detection_limit(doses)})
-
-
 def _record(row: "TaskComparison", judged: Judged, floors: dict[str, Floor]) -> TaskVerdict:
     item = judged.evidence
+    seen, doses = seen_controls(item), response(item)
     return TaskVerdict(
         task=row.task,
         metric=row.metric,
@@ -284,7 +280,10 @@ def _record(row: "TaskComparison", judged: Judged, floors: dict[str, Floor]) -> 
         coverage=item.coverage,
         floors=floors,
         controls={
-            name: Control(difference=control, seen=unseen_control(replace(item, controls={name: control})) is None)
+            name: Control(difference=control, seen=name in seen)
             for name, control in item.controls.items()
+            if not name.startswith(ARM)
         },
+        doses=doses,
+        detection_limit=detection_limit(doses),
     )

@@ -50,8 +50,8 @@ class Evidence:
     """What is known of one task. Estimates are differences to the baseline, in the metric's own unit.
 
     `controls` and `floor` are such differences of damaged arms, by name, and of the baseline to itself; `baseline` is
-    its own score, to be held against `chance`; `coverage` (0…1) is held against `required_coverage`, None outside
-    fidelity mode.
+    its own score, to be held against `chance`, the best that an answer without a look at the question can score;
+    `coverage` (0…1) is held against `required_coverage`, None outside fidelity mode.
     """
 
     task: str
@@ -124,7 +124,7 @@ def _judge_task(item: Evidence, barred: str | None, p: float | None, alpha: floa
     tost = equivalence(difference, metric.margin, alpha)
     significant = p is not None and p < alpha
     items = None
-    unseen = unseen_control(item)
+    unseen = unseen_control(item, alpha)
     harmful = _harm(metric, difference) > 0
     kind: Kind
     if barred is not None:
@@ -143,6 +143,7 @@ def _judge_task(item: Evidence, barred: str | None, p: float | None, alpha: floa
         )
         if significant:
             reason += f"; a significant {'loss' if harmful else 'gain'} (p = {p:.2g}), but inside the margin"
+        reason += _sensitivity(item, alpha)
     elif significant:
         kind, reason = "better", f"{_shown(metric, difference)}, p = {p:.2g} after Holm's correction"
     else:
@@ -168,22 +169,41 @@ def _barred(item: Evidence) -> str | None:
     return None
 
 
-def unseen_control(item: Evidence) -> str | None:
-    """Why no control proves that the margin can be seen in this task; None if one does.
+def seen_controls(item: Evidence, alpha: float = 0.05) -> list[str]:
+    """The controls that prove that damage of the margin's size can be seen in this task.
 
-    A control is seen where its loss is significant, at least the margin, and greater than the candidate's.
+    Such a control's loss is significant (Bonferroni's correction: one of several would be at `alpha` by chance), at
+    least the margin, and greater than the candidate's.
     """
+    least, candidate = item.metric.margin, _harm(item.metric, item.difference)
+    return [
+        name
+        for name, control in item.controls.items()
+        if control.p is not None and control.p < alpha / len(item.controls)
+        if (loss := _harm(item.metric, control)) >= least and loss > candidate
+    ]
+
+
+def unseen_control(item: Evidence, alpha: float = 0.05) -> str | None:
+    """Why no control proves that the margin can be seen in this task; None if one does."""
     if not item.controls:
         return "no positive control ran: nothing shows that this task can see damage"
-    metric, candidate = item.metric, _harm(item.metric, item.difference)
-    losses = {name: _harm(metric, control) for name, control in item.controls.items() if control.excludes(0.0)}
-    if any(loss >= metric.margin and loss > candidate for loss in losses.values()):
+    if seen_controls(item, alpha):
         return None
+    metric = item.metric
     best = max(item.controls, key=lambda name: _harm(metric, item.controls[name]))
-    seen = metric.show(item.controls[best].value)
-    if losses.get(best, 0.0) >= metric.margin:
-        return f"the damaged arm {best} ({seen}) is not beyond the candidate ({metric.show(item.difference.value)})"
-    return f"the damaged arm {best} was not seen: {seen}, less than the margin or not significant"
+    control = item.controls[best]
+    shown = metric.show(control.value)
+    if control.p is None or control.p >= alpha / len(item.controls) or _harm(metric, control) < metric.margin:
+        return f"the damaged arm {best} was not seen: {shown}, less than the margin or not significant"
+    return f"the damaged arm {best} ({shown}) is not beyond the candidate ({metric.show(item.difference.value)})"
+
+
+def _sensitivity(item: Evidence, alpha: float) -> str:
+    """Which damage the task saw and which it did not, where it did not see all: how sharp an instrument it is."""
+    seen = seen_controls(item, alpha)
+    unseen = [name for name in item.controls if name not in seen]
+    return f"; damage seen: {', '.join(seen)}; not seen: {', '.join(unseen)}" if unseen else ""
 
 
 def _harm(metric: Metric, estimate: Estimate) -> float:

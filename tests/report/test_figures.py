@@ -20,8 +20,7 @@ def test_the_detection_limit_is_the_first_dose_that_a_control_would_be_seen_at(f
     assert set(found) == {"tiny_mmlu", "tiny_text", "tiny_needle"}
     for curve in found.values():
         assert sorted(curve.doses) == [4, 16, 64]
-        harm = -1 if curve.higher_is_better else 1
-        seen = [d for d, e in sorted(curve.doses.items()) if e.excludes(0) and harm * e.value >= curve.task.margin]
+        seen = [dose.dose for dose in curve.task.doses if dose.seen]
         assert curve.limit == curve.task.detection_limit == seen[0]
 
 

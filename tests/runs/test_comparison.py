@@ -180,7 +180,11 @@ def test_windows_of_a_text_are_clustered_by_document(run):
 
 
 def test_chance_is_seen_for_choices_and_not_for_generations(run):
-    assert rows(run, "tiny_choice")["acc"].notes == ["baseline at chance (25 %): a loss could not be seen here"]
+    row = rows(run, "tiny_choice")["acc"]
+    right = [s.target for s in run.arms["baseline"].samples if s.task == "tiny_choice"]
+    assert row.constant == max(right.count(choice) for choice in set(right)) / len(right)
+    always = f"the best constant answer scores {100 * row.constant:.1f} %"
+    assert row.notes == [f"baseline at chance (25 %; {always}): a loss could not be seen here"]
     assert not any("chance" in note for note in rows(run, "tiny_needle")["acc"].notes)
 
 
@@ -191,6 +195,19 @@ def test_a_good_baseline_is_not_called_chance(run):
     items = [(s, s) for s in right]
     row = rows_of.compare_items("tiny_choice", "acc", items, group=False, parent=None)
     assert row.notes == []
+
+
+def test_a_baseline_no_better_than_a_constant_answer_is_at_chance(run):
+    """Of 400 questions 140 have D for an answer: 34 % right is well above 25 %, and no better than "always D"."""
+    samples = [
+        s.model_copy(update={"doc_id": i, "target": 3 if i < 140 else i % 3, "metrics": {"acc": float(i < 136)}})
+        for i, s in enumerate([s for s in run.arms["baseline"].samples if s.task == "tiny_choice"] * 400)
+        if i < 400
+    ]
+    row = rows_of.compare_items("tiny_choice", "acc", [(s, s) for s in samples], group=False, parent=None)
+    assert row.baseline.low > row.chance
+    assert row.constant == 0.35
+    assert row.notes[0].startswith("baseline at chance (25 %; the best constant answer scores 35.0 %)")
 
 
 def test_cells_below_the_limit_are_uninformative(run):

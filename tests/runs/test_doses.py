@@ -92,28 +92,24 @@ def test_the_limit_is_that_of_the_task(dosed):
     assert judged(dosed)["tiny_choice"].detection_limit == 16
 
 
-def test_no_verdict_rests_on_stress(dosed):
-    """Whatever the doses show: with the control they change nothing, without it they establish nothing."""
+def test_a_dose_that_is_seen_is_a_positive_control(dosed):
+    def verdict(*names):
+        arms = ("baseline", "candidate", "repeat", *names)
+        return compare(dosed.manifest, {name: dosed.arms[name] for name in arms}, {}, MARGIN).verdict
 
-    def verdict(names):
-        found = compare(dosed.manifest, {name: dosed.arms[name] for name in names}, {}, MARGIN).verdict
-        plain = [task.model_copy(update={"doses": [], "detection_limit": None}) for task in found.tasks]
-        return found.model_copy(update={"tasks": plain})
-
-    calibrated = ("baseline", "candidate", "repeat", "control")
-    doses = ("stress-1", "stress-4", "stress-16")
-    assert verdict((*calibrated, *doses)) == verdict(calibrated)
-    assert verdict(calibrated).verdict == "equivalent"
-    uncontrolled = verdict(("baseline", "candidate", "repeat", *doses))
-    assert {task.verdict for task in uncontrolled.tasks} == {"not established"}
-    assert uncontrolled.missing == ["control"]
+    seen = verdict("stress-1", "stress-16")
+    assert (seen.verdict, seen.missing) == ("equivalent", [])
+    assert all("damage seen: stress-16; not seen: stress-1" in task.reason for task in seen.tasks)
+    unseen = verdict("stress-1")
+    assert {task.verdict for task in unseen.tasks} == {"not established"}
 
 
-def test_an_unseen_control_is_not_made_up_for_by_a_seen_dose(planted):
+def test_an_unseen_control_is_named_beside_a_dose_that_is_seen(planted):
     run = planted(arms=("control", "stress=16"), model_args={"stress": 0.02, "damage": 0.0})
-    tasks = judged(run)
-    assert tasks["tiny_perplexity"].detection_limit == 16
-    assert {task.verdict for task in tasks.values()} == {"not established"}
+    task = judged(run)["tiny_perplexity"]
+    assert task.detection_limit == 16
+    assert task.verdict == "equivalent"
+    assert task.reason.endswith("damage seen: stress-16; not seen: control")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +130,7 @@ def test_the_report_has_a_row_a_task_and_a_column_a_dose(dosed):
         text.index("**Verdict by task**") < text.index("**Outlier stress**") < text.index("**sage_attn against plain")
     )
     assert "nats**, seen |" in text
-    assert "No verdict rests on these arms." in text
+    assert "A dose that is seen shows, as any control, that the task can see damage." in text
 
 
 def test_too_few_items_are_not_called_unseen(planted):

@@ -7,7 +7,7 @@ import pytest
 
 from sage_eval.statistics.equivalence import items_to_settle
 from sage_eval.statistics.paired import mean, paired_difference, paired_ratio_difference
-from sage_eval.statistics.verdict import KINDS, METRICS, Evidence, judge
+from sage_eval.statistics.verdict import KINDS, METRICS, Evidence, judge, seen_controls
 
 ACCURACY, PERPLEXITY = METRICS["accuracy"], METRICS["log_perplexity"]
 
@@ -179,3 +179,21 @@ def test_equal_arms_raise_few_alarms():
         alarms += any(t.kind in ("worse", "better") for t in verdict.tasks)
     assert alarms <= 67
     assert alarms >= 10, "a test that never alarms would have no power"
+
+
+def test_one_of_several_controls_is_not_seen_by_chance():
+    """A loss of 0.6 pp with p = 0.02 is damage that is seen if one arm was damaged, and luck if five were."""
+    weak, none = answers(lost=61, gained=37), answers(lost=40, gained=40)
+    assert 0.01 < weak.p < 0.05
+    alone = task(none, controls={"weak": weak})
+    assert seen_controls(alone) == ["weak"]
+    five = {"weak": weak} | {f"other-{i}": none for i in range(4)}
+    assert seen_controls(task(none, controls=five)) == []
+    assert judge([task(none, controls=five)]).kind == "not established"
+
+
+def test_damage_that_is_not_seen_is_named_beside_that_which_is():
+    none, strong = answers(lost=2, gained=2), answers(lost=300, gained=40)
+    [found] = judge([task(none, controls={"mild": none, "strong": strong})]).tasks
+    assert found.kind == "equivalent"
+    assert found.reason.endswith("damage seen: strong; not seen: mild")

@@ -29,7 +29,7 @@ def _draw(rows: list[TaskComparison]) -> Drawing:
     shortest = min(map(len, words)) - 1
     common = next((i for i in range(shortest) if len({w[i] for w in words}) > 1), shortest)
     names = [" ".join(w[common:]) for w in words]
-    for chance in {row.chance for row in rows}:
+    for chance in {row.chance for row in rows}:  # not `constant`, which differs from subject to subject
         left.axvline(100 * (chance or 0), color=LIGHT["muted"], linestyle=":", linewidth=1, label="chance")
     y = range(len(rows))
     base, cand, difference = ([100 * getattr(row, what).value for row in rows] for what in _COLUMNS)
