@@ -17,7 +17,10 @@ from sage_eval.probes.serving.scaling import predict
 
 MAX_ROUNDS = 200
 WARM_SHARE = 0.2
-"""Of a cell's seconds: a first run that takes longer is not thrown away as a warm-up; the engine is warm already."""
+"""Of a cell's seconds: where every arm's first run takes longer, it is not thrown away as a warm-up.
+
+One arm alone that takes so long compiles a kernel.
+"""
 Say = Callable[[str], None]
 
 
@@ -123,7 +126,12 @@ class Measurement:
         started = time.monotonic()
         for name in arms:
             self._guarded(name, lambda worker: results.update({worker.name: self._first(worker, cell)}))
-        rounds, longest = 0, sum(result.warm_up or result.seconds[0] for result in results.values())
+        firsts = [result.warm_up or 0.0 for result in results.values()]
+        if self.plan.seconds and firsts and min(firsts) > WARM_SHARE * self.plan.seconds:
+            results = {
+                name: r.model_copy(update={"seconds": [r.warm_up], "warm_up": None}) for name, r in results.items()
+            }
+        rounds, longest = 0, len(firsts) * min(firsts, default=0.0)
         while rounds < MAX_ROUNDS and self.plan.seconds:
             begun = time.monotonic()
             names = [name for name in arms if name in results and name in self._workers]
@@ -161,14 +169,12 @@ class Measurement:
         into[worker.name].seconds.append(self._time(worker, cell, round_))
 
     def _first(self, worker: Worker, cell: Cell) -> Result:
-        """The first run of a cell, with the memory it took; it counts as a round where it is a long one."""
+        """The first run of a cell, with the memory it took."""
         rest = worker.ask("memory")["memory"]
         seconds = self._time(worker, cell, 0)
         peak = worker.ask("memory")["memory"]
         memory = {f"before_{name}": rest[name] for name in ("allocated", "reserved", "rss") if name in rest}
         memory |= {name: value for name, value in peak.items() if name.startswith("peak_")}
-        if self.plan.seconds and seconds > WARM_SHARE * self.plan.seconds:
-            return Result(seconds=[seconds], memory=memory)
         return Result(seconds=[], warm_up=seconds, memory=memory)
 
     def _time(self, worker: Worker, cell: Cell, round_: int) -> float:
