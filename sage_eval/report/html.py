@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_eval.errors import PrerequisiteError
-from sage_eval.report import fidelity_table, markdown, tables, verdict
+from sage_eval.report import doses, fidelity_table, markdown, tables, verdict
 from sage_eval.report.worst import worst
 from sage_eval.runs import folder as layout
 from sage_eval.runs.comparison import Comparison
@@ -120,6 +120,7 @@ def _content(run: Run) -> dict[str, Any]:
         "headline": verdict.headline(comparison),
         "judged": verdict.table(comparison),
         "floors": verdict.floors(comparison),
+        "damaged": doses.table(comparison),
         "scores": [tables.scores(comparison, pair, members=False) for pair in candidates],
         "members": [table for table in members if table.rows],
         "calibration": [tables.scores(comparison, pair, members=False) for pair in others],

@@ -12,8 +12,8 @@ VERDICTS = (
     "Verdicts: *equivalent*: the 90 % interval lies within the margin (two one-sided tests at 5 %); *worse*, *better*: "
     "significant after Holm's correction over the tasks, and not equivalent; *inconclusive*: neither; "
     "*not established*: the comparison could not have shown it. The floor is an arm that should equal the baseline, "
-    "the one farthest from it; the excess is candidate − floor arm, with its 95 % interval; a control is damaged on "
-    "purpose, and *seen* where its loss is significant, at least the margin, and greater than the candidate's."
+    "the one farthest from it; the excess is candidate − floor arm, with its 95 % interval; damage on purpose is "
+    "*seen* where its loss is significant, at least the margin, and greater than the candidate's."
 )
 
 

@@ -4,13 +4,12 @@ from dataclasses import replace
 
 from sage_eval.report.tables import Table
 from sage_eval.runs.comparison import Comparison
-from sage_eval.runs.doses import Dose
-from sage_eval.runs.verdicts import Control, Floor, TaskVerdict
+from sage_eval.runs.verdicts import Floor, TaskVerdict
 from sage_eval.statistics.estimate import Estimate
 
 HEADER = (
     "task", "verdict", "metric", "difference", "{level:g} % interval", "margin",
-    "floor", "excess over floor", "control",
+    "floor", "excess over floor", "damage seen",
 )  # fmt: skip
 ADVICE = {
     "floor": "No floor arm ran, so nothing shows what two equal arms differ by: add `--arms repeat,exact`.",
@@ -85,27 +84,27 @@ def _row(task: TaskVerdict) -> tuple[str, ...]:
         f"±{task.scale * task.margin:g} {task.unit}".rstrip(),
         "–" if floor is None else f"{_number(task, floor.difference.value, exact=floor.identical)} ({task.floor})",
         "–" if floor is None else f"{_number(task, floor.excess.value)} {_interval(task, floor.excess)}",
-        "; ".join(_control(task, name, control) for name, control in _controls(task).items()) or "–",
+        _seen(task),
     )
 
 
-def _controls(task: TaskVerdict) -> dict[str, Control | Dose]:
-    """The damaged arms, of the stressed ones only the smallest that is seen: all of them have a table of their own."""
-    return task.controls | {dose.arm: dose for dose in task.doses if dose.dose == task.detection_limit}
-
-
-def _control(task: TaskVerdict, name: str, control: Control | Dose) -> str:
-    chance = f", {_p(control.difference.p)}" if control.difference.p is not None else ""
-    seen = "seen" if control.seen else "too few to see it" if control.difference.se is None else "**not seen**"
-    return f"{seen}: {_number(task, control.difference.value)}{chance} ({name})"
+def _seen(task: TaskVerdict) -> str:
+    """The damaged arms that the task saw."""
+    arms = task.controls | {dose.arm: dose for dose in task.doses}
+    if not arms:
+        return "–"
+    if all(arm.difference.se is None for arm in arms.values()):
+        return "too few items"
+    return ", ".join(name for name, arm in arms.items() if arm.seen) or f"**none of {len(arms)}**"
 
 
 def _floor(task: TaskVerdict, name: str, floor: Floor) -> tuple[str, ...]:
     shown = _number(task, floor.difference.value, exact=floor.identical)
-    return (task.task, name, shown, _interval(task, floor.difference), _p(floor.difference.p), floor.verdict)
+    return (task.task, name, shown, _interval(task, floor.difference), p_value(floor.difference.p), floor.verdict)
 
 
-def _p(p: float | None) -> str:
+def p_value(p: float | None) -> str:
+    """`p < 0.001` or two digits."""
     return "–" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 

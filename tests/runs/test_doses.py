@@ -123,14 +123,16 @@ def test_the_detection_limit(seen, limit):
 
 def test_the_report_has_a_row_a_task_and_a_column_a_dose(dosed):
     table = shown.table(dosed.comparison)
-    assert table.header == ("task", "metric", "× 1", "× 4", "× 16", "detection limit")
+    assert table.header == ("task", "metric", "control", "× 1", "× 4", "× 16", "detection limit")
     assert [row[-1] for row in table.rows] == ["× 16", "× 4"]
     text = render(dosed)
     assert (
-        text.index("**Verdict by task**") < text.index("**Outlier stress**") < text.index("**sage_attn against plain")
+        text.index("**Verdict by task**")
+        < text.index("**Damaged arms: what the tasks can see**")
+        < text.index("**sage_attn against plain")
     )
-    assert "nats**, seen |" in text
-    assert "A dose that is seen shows, as any control, that the task can see damage." in text
+    assert "nats** (p < 0.001) | × 4 |" in text
+    assert "a checkpoint that computes the same function bit for bit" in text
 
 
 def test_too_few_items_are_not_called_unseen(planted):
@@ -138,7 +140,7 @@ def test_too_few_items_are_not_called_unseen(planted):
     assert {row[-1] for row in shown.table(run.comparison).rows} == {"too few items"}
 
 
-def test_without_stress_nothing_is_said_of_it(run):
+def test_without_damaged_arms_nothing_is_said_of_them(run):
     assert shown.table(run.comparison) is None
 
 

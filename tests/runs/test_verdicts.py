@@ -151,7 +151,9 @@ def test_a_control_that_is_not_seen_establishes_nothing(planted):
     assert task.verdict == "not established"
     assert not task.controls["control"].seen
     assert "the damaged arm control was not seen: +0 pp" in task.reason
-    assert "**not seen**: +0 pp, p = 1 (control)" in render(run)
+    text = render(run)
+    assert "| **none of 1** |" in text
+    assert "| +0 ± 0 pp (p = 1) |" in text
 
 
 def test_a_floor_arm_that_differs_is_pointed_out(equal):
@@ -198,7 +200,8 @@ def test_too_few_items_are_not_called_an_unseen_control(planted):
     run = planted(arms=("control",), limit=20, tasks=TASK("perplexity"))
     assert verdicts(run) == {"tiny_perplexity": "inconclusive"}
     text = render(run)
-    assert "| too few to see it: +0.3 nats (control) |" in text
+    assert "| too few items |" in text
+    assert "| +0.3 nats |" in text
     assert "about 30 items" in text
 
 
