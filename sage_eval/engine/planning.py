@@ -1,9 +1,32 @@
 """Fewer, better ordered engine requests for the same answers. Pure functions on token ids."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import overload
 
-from sage_eval.engine.requests import GenerateRequest, Group, ScoreRequest
+from sage_eval.engine.requests import GenerateRequest, Group, Payload, ScoreRequest
+
+
+class Payloads(Sequence[Payload]):
+    """What `make` answers for each of `places`, made anew whenever it is asked for: only what is sent takes memory."""
+
+    def __init__(self, make: Callable[[int], Payload], places: Sequence[int]) -> None:
+        self._make, self._places = make, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Payload: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Payloads": ...
+    def __getitem__(self, index: int | slice) -> "Payload | Payloads":
+        places = self._places[index]
+        return self._make(places) if isinstance(places, int) else Payloads(self._make, places)
+
+    def at(self, order: Sequence[int]) -> "Payloads":
+        """Those at the places `order`, in that order."""
+        return Payloads(self.__getitem__, order)
 
 
 def group_scores(requests: Sequence[ScoreRequest], *, share_prefixes: bool) -> list[Group]:
