@@ -99,7 +99,7 @@ def _adds_bos(model: str) -> bool:
     """Whether the tokenizer begins a text with its BOS: `hf` and ours follow it, the others have to be told."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)  # type: ignore[no-untyped-call]
     return bool(tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id])
 
 

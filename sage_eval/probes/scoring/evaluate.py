@@ -12,6 +12,9 @@ from sage_eval.probes.scoring.stopwatch import Stopwatch
 KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 METRICS = ("word_perplexity,none", "token_perplexity,none", "acc,none")
 
+WARM_UP = {True: 33, False: 2}
+"""Texts before the first task, with and without a GPU."""
+
 
 def warm_up(lm: Any, texts: int) -> float:
     """Seconds taken by `texts` short texts, one after a first one alone: kernels are compiled, caches filled."""

@@ -25,10 +25,12 @@ class _Model:
         self._order, self._stopwatch = order, Stopwatch()
         self._lm = columns.open_model(order["name"], order["arguments"], self._stopwatch)
 
-    def warm_up(self, texts: int) -> dict[str, Any]:
+    def warm_up(self) -> dict[str, Any]:
+        import torch
+
         from sage_eval.probes.scoring import evaluate
 
-        return {"seconds": evaluate.warm_up(self._lm, texts)}
+        return {"seconds": evaluate.warm_up(self._lm, evaluate.WARM_UP[torch.cuda.is_available()])}
 
     def task(self, **command: Any) -> dict[str, Any]:
         from sage_eval.probes.scoring import evaluate
