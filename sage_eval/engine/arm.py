@@ -110,25 +110,25 @@ class Arm:
         died, refused, NaN) and `CoverageError`.
         """
         groups = group_scores(requests, share_prefixes=self.share_prefixes)
-        results: dict[int, Score] = {}
+        results: list[Any] = [None] * len(requests)
 
         def read(index: int, reply: Reply) -> list[Score]:
             group = groups[index]
             return [group.read(requests[member], reply, greedy=greedy, top=top) for member in group.members]
 
         def deliver(index: int, answer: Answer) -> None:
-            for member, score in zip(groups[index].members, answer, strict=True):
-                results[member] = score  # type: ignore[assignment]
+            for member, score in zip(groups.members(index), answer, strict=True):
+                results[member] = score
                 if on_result:
                     on_result(member, results[member])
 
         def wanted(index: int) -> tuple[bool, list[tuple[int, int]]]:
-            tails = [requests[member].continuation for member in groups[index].members]
+            tails = [requests[member].continuation for member in groups.members(index)]
             return greedy, [(len(tail), tail[-1]) for tail in tails]
 
         payloads = Payloads(lambda index: groups[index].payload(greedy=greedy, top=top), range(len(groups)))
         self._run(payloads, read, deliver, wanted)
-        return [results[index] for index in range(len(requests))]
+        return results
 
     def generate(
         self, requests: Sequence[GenerateRequest], *, on_result: Callable[[int, Generation], None] | None = None
@@ -188,8 +188,9 @@ class Arm:
 
         `wanted` says what `read` takes from a reply where the payload does not, for the journal.
         """
-        order = list(range(len(payloads)))
+        order: Sequence[int] = range(len(payloads))
         if self.options.order_seed is not None:
+            order = list(order)
             random.Random(self.options.order_seed).shuffle(order)
         if self.journal:
             sampled = [payload["sampling_params"].get("temperature", 1.0) > 0 for payload in payloads]
