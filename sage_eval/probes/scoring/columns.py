@@ -62,16 +62,20 @@ def open_model(name: str, arguments: dict[str, Any], stopwatch: Stopwatch) -> An
     if family == "hf":
         # The model's own `max_new_tokens` would win over the length that a task asks for.
         lm.model.generation_config.max_new_tokens = None
-    owner, methods = {
-        OURS: lambda: (lm.arm.transport, ("stream",)),
-        "sglang": lambda: (lm.model, ("generate",)),
-        "vllm": lambda: (lm.model, ("generate",)),
-        "hf": lambda: (lm, ("_model_call", "_model_generate")),
-    }[family]()
-    for method in methods:
+    for owner, method in _engine_calls(lm, family):
         inner: Callable[..., Any] = getattr(owner, method)
         setattr(owner, method, stopwatch.over_iterator(inner) if method == "stream" else stopwatch.over(inner))
     return lm
+
+
+def _engine_calls(lm: Any, family: str) -> list[tuple[Any, str]]:
+    """Objects and methods by which `lm` hands requests to what computes."""
+    match family:
+        case "sglang-sage":
+            return [(lm.arm.transport, "stream")]
+        case "sglang" | "vllm":
+            return [(lm.model, "generate")]
+    return [(lm, "_model_call"), (lm, "_model_generate")]
 
 
 def tokens(lm: Any) -> dict[str, int]:
@@ -99,7 +103,7 @@ def _adds_bos(model: str) -> bool:
     """Whether the tokenizer begins a text with its BOS: `hf` and ours follow it, the others have to be told."""
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(model)  # type: ignore[no-untyped-call]
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
     return bool(tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id])
 
 

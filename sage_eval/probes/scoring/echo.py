@@ -56,6 +56,7 @@ class Echo:
         self._thread.join()
 
     def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
         leftover = asyncio.all_tasks(self._loop)
         for task in leftover:

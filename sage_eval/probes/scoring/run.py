@@ -1,9 +1,8 @@
 """`sage-eval bench scoring` as a function."""
 
+import contextlib
 import statistics
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,49 +77,37 @@ class Measurement:
     def _write(self) -> None:
         write_json(self._path, self._record.model_dump(mode="json"))
 
-    @contextmanager
+    @contextlib.contextmanager
     def _worker(self, name: str, order: dict[str, Any]) -> Iterator[Worker]:
-        worker = self._start(name, order)
+        worker = Worker(name, order, self._path.parent / "logs", MODULE)
         try:
             yield worker
-            worker.dismiss()
         finally:
             worker.close()
-
-    def _start(self, name: str, order: dict[str, Any]) -> Worker:
-        return Worker(name.replace("/", "-"), order, self._path.parent / "logs", MODULE)
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 
     def _evaluation(self) -> None:
-        plan, found, answers = self._plan, self._record.evaluation, {}
+        plan, found = self._plan, self._record.evaluation
         found.clear()
-        runnable = []
-        for name in plan.models:
-            found[name] = Column(model=name, absent=columns.absent(name))
-            if not found[name].absent:
-                found[name].arguments = self._column_arguments(name)
-                runnable.append(name)
-        waiting, started = deque(runnable), deque[tuple[str, Worker]]()
-        try:
-            while waiting or started:
-                while waiting and len(started) < plan.resident:
-                    name = waiting.popleft()
-                    started.append((name, self._start(name, self._order(name, found[name].arguments))))
-                if len(started) > 1 and not any(found[name].start_seconds for name, _ in started):
-                    for name, worker in started:  # none is measured while another one still starts
-                        self._ready(found[name], worker)
-                name, worker = started[0]
-                answers[name] = self._tasks(found[name], worker)
-                worker.dismiss()
-                worker.close()
-                started.popleft()
-                agreement.compare(found, answers)
-                self._write()
-                self._say(f"{name}: {found[name].error or 'done'}")
-        finally:
-            for _, worker in started:
-                worker.close()
+        found |= {name: Column(model=name, absent=columns.absent(name)) for name in plan.models}
+        runnable = [name for name in plan.models if not found[name].absent]
+        answers: dict[str, dict[str, agreement.Answers]] = {}
+        for first in range(0, len(runnable), plan.resident):
+            with contextlib.ExitStack() as stack:
+                together = {
+                    name: stack.enter_context(self._worker(name, self._order(name)))
+                    for name in runnable[first : first + plan.resident]
+                }
+                for name, worker in together.items():  # nothing is measured while an engine still starts
+                    self._ready(found[name], worker)
+                for name, worker in together.items():
+                    answers[name] = self._tasks(found[name], worker)
+                    worker.dismiss()
+                    worker.close()
+                    agreement.compare(found, answers)
+                    self._write()
+                    self._say(f"{name}: {found[name].error or 'done'}")
 
     def _column_arguments(self, name: str) -> dict[str, Any]:
         plan = self._plan
@@ -134,8 +121,11 @@ class Measurement:
             backend = {key: value for key, value in backend.items() if key.endswith("attention_backend")}
         return columns.arguments(name, plan.model, plan.window, backend, shared)
 
-    def _order(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _order(self, name: str) -> dict[str, Any]:
         plan = self._plan
+        arguments = self._column_arguments(name)
+        # A record is published: where somebody's model lies is nobody's business.
+        self._record.evaluation[name].arguments = {**arguments, "pretrained": plan.model.name}
         options = ArmOptions.from_arguments(str(plan.model), mode="throughput", **plan.arms[0].arguments)
         return {
             "kind": "lm",
@@ -153,11 +143,9 @@ class Measurement:
         except SageEvalError as error:
             column.error = str(error)
 
-    def _tasks(self, column: Column, worker: Worker) -> dict[str, dict[str, Any]]:
+    def _tasks(self, column: Column, worker: Worker) -> dict[str, agreement.Answers]:
         """All tasks through one model; its answers by task and document."""
-        plan, answers = self._plan, {}
-        if column.start_seconds is None and not column.error:
-            self._ready(column, worker)
+        plan, answers = self._plan, dict[str, agreement.Answers]()
         if column.error:
             return {}
         try:
@@ -218,6 +206,7 @@ class Measurement:
                 )  # fmt: skip
                 if index >= 0:
                     into.rounds.append(Round.model_validate(reply))
+            worker.dismiss()
         into.share = statistics.median(found.scored.rate / found.plain.rate for found in into.rounds)
 
     # -- client ---------------------------------------------------------------------------------------------------
@@ -228,6 +217,7 @@ class Measurement:
             with self._worker(f"client-{count}", {"kind": "client"}) as worker:
                 worker.ready()
                 reply = worker.ask("run", what="score", requests=count, seed=self._plan.seed)
+                worker.dismiss()
             self._record.client.append(Client.model_validate(reply))
             self._write()
             self._say(f"client: {count:,} requests done")
