@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from sage_eval.probes.scoring.agreement import TOLERANCE, TURNED
 from sage_eval.probes.scoring.columns import OURS
 from sage_eval.probes.scoring.record import Client, Column, Record, Task
 
@@ -63,8 +64,9 @@ def _evaluation(record: Record) -> str:
     lines = [
         "Items a second of the same tasks on the same weights, each model in a process of its own, one after the "
         "other. `scoring` counts from the first request sent to the last answer; `end to end` counts everything, the "
-        "engine's start as well. Scores are compared with the `reference`: accuracies by their difference, "
-        "perplexities by their ratio; one beyond the tolerance stated in the record is an error."
+        "engine's start as well. Scores are compared with the `reference`: accuracies by their difference "
+        f"({TOLERANCE['acc']:g}, or {TURNED} items, is tolerated), perplexities by their ratio "
+        f"({TOLERANCE['word_perplexity']:.1%}); one beyond that is an error. `mean Δ logprob` is in nats a request."
     ]
     against = ratios(record)
     for task in dict.fromkeys(name for column in record.evaluation.values() for name in column.tasks):

@@ -35,7 +35,14 @@ def test_equal_answers_agree_and_their_differences_are_averaged():
     [("acc", 0.515, True), ("acc", 0.53, False), ("word_perplexity", 0.502, True), ("word_perplexity", 0.49, False)],
 )
 def test_scores_beyond_the_tolerance_are_unequal(metric, score, equal):
-    assert agreement.agreement("hf", metric, score, 0.5, CHOICES, CHOICES).equal is equal
+    answers = {str(number): [-1.0, -2.0] for number in range(1000)}
+    assert agreement.agreement("hf", metric, score, 0.5, answers, answers).equal is equal
+
+
+def test_a_few_items_may_turn_where_there_are_few():
+    answers = {str(number): [-1.0, -2.0] for number in range(10)}
+    assert agreement.agreement("hf", "acc", 0.8, 0.5, answers, answers).equal
+    assert not agreement.agreement("hf", "acc", 0.9, 0.5, answers, answers).equal
 
 
 def test_a_missing_answer_is_no_agreement():
@@ -48,17 +55,17 @@ def test_texts_are_the_same_or_not():
 
 
 def test_an_unequal_score_is_an_error_and_hf_is_the_reference_once_it_is_there():
-    made = {"sglang": Column(model="sglang", tasks={"t": task(0.9)}), "x": Column(model="x", tasks={"t": task(0.5)})}
+    made = {"sglang": Column(model="sglang", tasks={"t": task(9.0)}), "x": Column(model="x", tasks={"t": task(0.5)})}
     answers = {name: {"t": CHOICES} for name in ("sglang", "x", "hf")}
     agreement.compare(made, answers)
-    assert made["x"].tasks["t"].error == "acc 0.5 is not sglang's 0.9"
+    assert made["x"].tasks["t"].error == "acc 0.5 is not sglang's 9"
 
     made["hf"] = Column(model="hf", tasks={"t": task(0.5)})
     agreement.compare(made, answers)
 
     assert made["x"].tasks["t"].error is None
     assert made["hf"].tasks["t"].agreement is None
-    assert table.failures(make(made)) == ["sglang, t: acc 0.9 is not hf's 0.5"]
+    assert table.failures(make(made)) == ["sglang, t: acc 9 is not hf's 0.5"]
 
 
 def test_rates_are_compared_with_lm_evals_model_and_the_requirement_is_judged():
