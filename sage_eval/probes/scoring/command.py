@@ -25,7 +25,7 @@ def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
     ] = "sglang-sage:throughput,sglang-sage:fidelity,sglang,vllm,hf",
     tasks: Annotated[
         str, typer.Option(help="TASK=DOCUMENTS,…; of a group, so many documents of each of its tasks")
-    ] = "sage_mmlu=5,sage_wikitext=8,sage_retrieval_single=20",
+    ] = "sage_mmlu_anatomy=135,sage_wikitext=8,sage_retrieval_single=20",
     task_args: Annotated[list[str] | None, typer.Option(help="name=value,… for the tasks, as for `compare`")] = None,
     window: Annotated[int, typer.Option(min=64, help="longest text in one piece, in tokens")] = 4096,
     resident: Annotated[int, typer.Option(min=1, help="models that start together; measured one after the other")] = 1,

@@ -115,6 +115,7 @@ class Measurement:
         if plan.resident > 1:
             shared.setdefault("max_total_tokens", RESIDENT_TOKENS)
             shared.setdefault("mem_fraction_static", 0.5)
+            shared.setdefault("sleep_on_idle", True)  # the others wait while one is measured
         backend = dict(plan.arms[0].arguments)
         if name == "sglang":
             # It hands everything to SGLang itself, which knows our settings from the environment alone.
