@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sage_eval.probes.arms import parse_arms
+from sage_eval.probes.scoring.rate import make_prompts
 from sage_eval.probes.scoring.run import Plan, bench
 from sage_eval.probes.scoring.table import markdown, ratios
 
@@ -18,7 +19,7 @@ def measured(reference_model, tmp_path_factory):
     plan = Plan(
         model=reference_model, parts=["evaluation", "rate"], arms=parse_arms("torch_native"),
         models=["sglang-sage:throughput", "sglang", "vllm", "hf"], tasks={CHOICE: 4, NEEDLE: 2, PROSE: 1}, window=512,
-        prompts=12, prompt_tokens=60, rounds=2, modes=["throughput"], requests=[], model_args={"dtype": "float32"},
+        prompts=12, prompt_tokens=60, rounds=2, modes=["fidelity"], requests=[], model_args={"dtype": "float32"},
     )  # fmt: skip
     return bench(plan, tmp_path_factory.mktemp("scoring"))
 
@@ -46,8 +47,8 @@ def test_phases_are_parts_of_the_whole(measured):
 def test_every_task_has_a_ratio_and_the_rate_counts_what_was_computed(measured):
     assert set(ratios(measured)) == {CHOICE, NEEDLE, PROSE}
     [(name, rate)] = measured.rate.items()
-    assert (name, rate.error) == ("torch_native/throughput", None)
-    for one in rate.rounds:
-        assert one.scored.computed_tokens == one.plain.computed_tokens
-        assert one.scored.cached_tokens > 0
+    assert (name, rate.error) == ("torch_native/fidelity", None)
+    for index, one in enumerate(rate.rounds):
+        whole = sum(map(len, make_prompts(12, 60, 8192, seed=index + 1)))
+        assert one.scored.computed_tokens == one.plain.computed_tokens == whole
     assert f"{rate.share:.1%}" in markdown(measured)
