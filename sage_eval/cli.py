@@ -18,6 +18,7 @@ from sage_eval.cli_calibrate import calibrate, stress
 from sage_eval.cli_probe import probe
 from sage_eval.config import RunConfig
 from sage_eval.errors import PrerequisiteError, SageEvalError
+from sage_eval.probes.scoring.command import scoring
 from sage_eval.probes.serving.command import memory, serving, show
 
 EPILOG = """Examples:\n
@@ -236,6 +237,7 @@ def kernels(
 
 bench.command()(serving)
 bench.command()(memory)
+bench.command()(scoring)
 
 
 @app.command()

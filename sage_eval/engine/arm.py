@@ -1,5 +1,6 @@
 """An arm: an engine with its options, asked for scores and generations, keeping account of what was computed."""
 
+import dataclasses
 import logging
 import random
 import time
@@ -13,7 +14,7 @@ from sage_eval.engine.answers import Answer
 from sage_eval.engine.coverage import Coverage
 from sage_eval.engine.journal import Journal, Slice, code_key, digest, fingerprint
 from sage_eval.engine.options import ArmOptions
-from sage_eval.engine.planning import group_generations, group_scores
+from sage_eval.engine.planning import Payloads, group_generations, group_scores
 from sage_eval.engine.requests import (
     GenerateRequest,
     Generation,
@@ -109,24 +110,25 @@ class Arm:
         died, refused, NaN) and `CoverageError`.
         """
         groups = group_scores(requests, share_prefixes=self.share_prefixes)
-        results: dict[int, Score] = {}
+        results: list[Any] = [None] * len(requests)
 
         def read(index: int, reply: Reply) -> list[Score]:
             group = groups[index]
             return [group.read(requests[member], reply, greedy=greedy, top=top) for member in group.members]
 
         def deliver(index: int, answer: Answer) -> None:
-            for member, score in zip(groups[index].members, answer, strict=True):
-                results[member] = score  # type: ignore[assignment]
+            for member, score in zip(groups.members(index), answer, strict=True):
+                results[member] = score
                 if on_result:
                     on_result(member, results[member])
 
         def wanted(index: int) -> tuple[bool, list[tuple[int, int]]]:
-            tails = [requests[member].continuation for member in groups[index].members]
+            tails = [requests[member].continuation for member in groups.members(index)]
             return greedy, [(len(tail), tail[-1]) for tail in tails]
 
-        self._run([group.payload(greedy=greedy, top=top) for group in groups], read, deliver, wanted)
-        return [results[index] for index in range(len(requests))]
+        payloads = Payloads(lambda index: groups[index].payload(greedy=greedy, top=top), range(len(groups)))
+        self._run(payloads, read, deliver, wanted)
+        return results
 
     def generate(
         self, requests: Sequence[GenerateRequest], *, on_result: Callable[[int, Generation], None] | None = None
@@ -141,7 +143,7 @@ class Arm:
                 if on_result:
                     on_result(member, results[member])
 
-        payloads = [generate_payload(requests[group[0]]) for group in groups]
+        payloads = Payloads(lambda index: generate_payload(requests[groups[index][0]]), range(len(groups)))
         self._run(payloads, lambda _, reply: [read_generation(reply)], deliver)
         return [results[index] for index in range(len(requests))]
 
@@ -177,7 +179,7 @@ class Arm:
 
     def _run(
         self,
-        payloads: Sequence[Payload],
+        payloads: Payloads,
         read: Callable[[int, Reply], Answer],
         deliver: Callable[[int, Answer], None],
         wanted: Callable[[int], Any] = lambda _: None,
@@ -186,8 +188,9 @@ class Arm:
 
         `wanted` says what `read` takes from a reply where the payload does not, for the journal.
         """
-        order = list(range(len(payloads)))
+        order: Sequence[int] = range(len(payloads))
         if self.options.order_seed is not None:
+            order = list(order)
             random.Random(self.options.order_seed).shuffle(order)
         if self.journal:
             sampled = [payload["sampling_params"].get("temperature", 1.0) > 0 for payload in payloads]
@@ -201,7 +204,7 @@ class Arm:
         self,
         journal: Journal,
         call: str,
-        payloads: Sequence[Payload],
+        payloads: Payloads,
         order: Sequence[int],
         read: Callable[[int, Reply], Answer],
         deliver: Callable[[int, Answer], None],
@@ -217,7 +220,7 @@ class Arm:
         self.kept_requests += start
         if start:
             logger.info("%d of %d requests were answered earlier: %s", start, len(order), journal.path)
-        slices = Slices([payloads[index] for index in order])
+        slices = Slices(payloads.at(order))
         while start < len(order):
             stop = slices.next(start)
             answers: dict[int, Answer] = {}
@@ -234,20 +237,21 @@ class Arm:
             slices.took(start, stop, seconds)
             start = stop
 
-    def _ask(
-        self, payloads: Sequence[Payload], order: Sequence[int], collect: Callable[[int, Reply], None]
-    ) -> Coverage:
+    def _ask(self, payloads: Payloads, order: Sequence[int], collect: Callable[[int, Reply], None]) -> Coverage:
         """Send the payloads at `order`, hand each reply to `collect`, and say what was computed."""
         if not order:
             return Coverage()
+
+        def collected() -> Iterator[Reply]:
+            for place, reply in self.transport.stream(payloads.at(order)):
+                collect(order[place], reply)
+                yield reply
+
         before = account.read_counters(self.info())
-        metas: list[Reply] = []
-        for place, reply in self.transport.stream([payloads[index] for index in order]):
-            collect(order[place], reply)
-            metas.append({"meta_info": {key: reply["meta_info"].get(key) for key in account.COUNTED_KEYS}})
-        after = account.read_counters(self.info())
-        counted = None if after is None else account.coverage_delta(before or {}, after)
-        latest = account.tally(metas, counted, self.backend)
+        latest = account.tally(collected(), None, self.backend)
+        if (after := account.read_counters(self.info())) is not None:
+            counted = account.coverage_delta(before or {}, after)
+            latest = dataclasses.replace(latest, tokens=counted, counted=True)
         if self.options.sage_prefill:
             attention = self.options.attention
             asked_exact = attention is not None and attention.variant == "exact"

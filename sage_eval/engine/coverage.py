@@ -1,7 +1,7 @@
 """What was really computed, by phase and kernel, as seen from outside the engine."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +9,6 @@ from sage_eval.engine.requests import Reply
 from sage_eval.errors import CoverageError
 
 KEY = "sage_attn_coverage"
-COUNTED_KEYS = ("prompt_tokens", "cached_tokens", "completion_tokens")
-"""What `tally` reads of a reply's `meta_info`."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +79,19 @@ def coverage_delta(before: Mapping[str, float], after: Mapping[str, float]) -> d
     return {name: count for name, count in moved.items() if count}
 
 
-def tally(replies: Sequence[Reply], counted: Mapping[str, float] | None, backend: str) -> Coverage:
+def tally(replies: Iterable[Reply], counted: Mapping[str, float] | None, backend: str) -> Coverage:
     """Coverage of the requests that `replies` answer; `counted` is the backend's own count, if it has one."""
-    metas = [reply["meta_info"] for reply in replies]
-    prompt = sum(meta["prompt_tokens"] for meta in metas)
-    cached = sum(meta.get("cached_tokens") or 0 for meta in metas)
-    generated = sum(meta.get("completion_tokens") or 0 for meta in metas)
-    if counted is not None:
-        return Coverage(dict(counted), prompt, cached, generated, counted=True)
+    prompt = cached = generated = 0
     tokens: Counter[str] = Counter()
-    for meta in metas:
-        hit = meta.get("cached_tokens") or 0
+    for reply in replies:
+        meta = reply["meta_info"]
+        hit, new = meta.get("cached_tokens") or 0, meta.get("completion_tokens") or 0
+        prompt, cached, generated = prompt + meta["prompt_tokens"], cached + hit, generated + new
         tokens[f"{'prefill_prefix' if hit else 'prefill'}/{backend}"] += meta["prompt_tokens"] - hit
         # The first new token comes out of the prefill.
-        tokens[f"decode/{backend}"] += max(0, (meta.get("completion_tokens") or 0) - 1)
+        tokens[f"decode/{backend}"] += max(0, new - 1)
+    if counted is not None:
+        return Coverage(dict(counted), prompt, cached, generated, counted=True)
     return Coverage({name: float(count) for name, count in tokens.items() if count}, prompt, cached, generated)
 
 

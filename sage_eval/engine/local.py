@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from sage_eval.engine import host
+from sage_eval.engine.in_flight import InFlight
 from sage_eval.engine.requests import Payload, Reply
 from sage_eval.engine.scheduler import run_scheduler
 from sage_eval.errors import EngineError
 
-MAX_IN_FLIGHT = 256
-"""Requests handed to SGLang at a time; it queues them itself, this bounds the replies held in memory."""
 _POLL_SECONDS = 0.5
 _DYING_SECONDS = 5
 _EXCEPTION = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt))(?:: (.*))?$")
@@ -70,10 +69,12 @@ class LocalEngine:
         piece, the first of them the time of the first token.
         """
         results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        task = self._submit(self._drive(batch, results))
+        flight = InFlight(batch, self._answer, results.put)
+        task = self._submit(flight.run())
         try:
             for _ in range(len(batch)):
                 index, reply = self._next(results)
+                self._engine.loop.call_soon_threadsafe(flight.read)
                 if isinstance(reply, Exception):
                     length = len(batch[index]["input_ids"])
                     raise EngineError(f"SGLang refused a prompt of {length} tokens: {reply}") from reply
@@ -141,18 +142,6 @@ class LocalEngine:
         for task in leftover:
             task.cancel()
         engine.loop.run_until_complete(asyncio.gather(*leftover, return_exceptions=True))
-
-    async def _drive(self, batch: Sequence[Payload], results: "queue.SimpleQueue[tuple[int, Any]]") -> None:
-        gate = asyncio.Semaphore(MAX_IN_FLIGHT)
-
-        async def one(index: int, payload: Payload) -> None:
-            async with gate:
-                try:
-                    results.put((index, await self._answer(payload)))
-                except Exception as error:
-                    results.put((index, error))
-
-        await asyncio.gather(*(one(index, payload) for index, payload in enumerate(batch)))
 
     async def _answer(self, payload: Payload) -> Reply:
         from sglang.srt.managers.io_struct import GenerateReqInput

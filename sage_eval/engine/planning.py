@@ -1,29 +1,90 @@
 """Fewer, better ordered engine requests for the same answers. Pure functions on token ids."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import overload
 
-from sage_eval.engine.requests import GenerateRequest, Group, ScoreRequest
+import numpy as np
+import numpy.typing as npt
+
+from sage_eval.engine.requests import GenerateRequest, Group, Payload, ScoreRequest
 
 
-def group_scores(requests: Sequence[ScoreRequest], *, share_prefixes: bool) -> list[Group]:
+class Payloads(Sequence[Payload]):
+    """What `make` answers for each of `places`, made anew whenever it is asked for: only what is sent takes memory."""
+
+    def __init__(self, make: Callable[[int], Payload], places: Sequence[int]) -> None:
+        self._make, self._places = make, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Payload: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Payloads": ...
+    def __getitem__(self, index: int | slice) -> "Payload | Payloads":
+        places = self._places[index]
+        return self._make(places) if isinstance(places, int) else Payloads(self._make, places)
+
+    def at(self, order: Sequence[int]) -> "Payloads":
+        """Those at the places `order`, in that order."""
+        return Payloads(self.__getitem__, order)
+
+
+class Groups(Sequence[Group]):
+    """Groups of `requests`, each put together when it is asked for: a few bytes a request are kept.
+
+    `members` are indices of `requests`, group after group; `ends` where each group's end.
+    """
+
+    def __init__(
+        self, requests: Sequence[ScoreRequest], members: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+    ) -> None:
+        self._requests, self._members, self._ends = requests, members, ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Group]: ...
+    def __getitem__(self, index: int | slice) -> Group | list[Group]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        members = self.members(range(len(self))[index])
+        requests = [self._requests[member] for member in members]
+        prompt = requests[0].context + requests[0].continuation[:-1]
+        start = min(len(request.context) for request in requests)
+        return Group(prompt, start, members, {request.continuation[-1] for request in requests})
+
+    def members(self, index: int) -> list[int]:
+        """Those of the group at `index`, from 0 on."""
+        found: list[int] = self._members[self._ends[index - 1] if index else 0 : self._ends[index]].tolist()
+        return found
+
+
+def group_scores(requests: Sequence[ScoreRequest], *, share_prefixes: bool) -> Groups:
     """One group for all requests with the same `context + continuation[:-1]`, repeats included.
 
     The four answers of a multiple-choice question are one prompt. With `share_prefixes` (prefix cache on) groups come
     in the order of their tokens, so that neighbours share a prefix; without it the longest come first, so that what
     does not fit into memory fails early.
     """
-    groups: dict[tuple[int, ...], Group] = {}
+    numbers: dict[tuple[int, ...], int] = {}
+    owners = np.empty(len(requests), np.int64)
     for index, request in enumerate(requests):
         if not request.context or not request.continuation:
             raise ValueError(f"score request {index}: context and continuation need at least one token each")
-        prompt = request.context + request.continuation[:-1]
-        group = groups.setdefault(prompt, Group(prompt, len(request.context), [], set()))
-        group.start = min(group.start, len(request.context))
-        group.members.append(index)
-        group.last_tokens.add(request.continuation[-1])
-    order = (lambda group: group.prompt) if share_prefixes else (lambda group: (-len(group.prompt), group.prompt))
-    return sorted(groups.values(), key=order)
+        owners[index] = numbers.setdefault(request.context + request.continuation[:-1], len(numbers))
+    prompts = sorted(numbers, key=None if share_prefixes else lambda prompt: (-len(prompt), prompt))
+    ranks = np.empty(len(numbers), np.int64)
+    for rank, prompt in enumerate(prompts):
+        ranks[numbers[prompt]] = rank
+    places = ranks[owners]
+    members = places.argsort(kind="stable")  # of one group, in the order of the requests
+    return Groups(requests, members, np.bincount(places, minlength=len(prompts)).cumsum())
 
 
 def group_generations(requests: Sequence[GenerateRequest], *, share_prefixes: bool) -> list[list[int]]:

@@ -1,7 +1,8 @@
 """A running SGLang server as an arm: the same payloads over HTTP."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -27,10 +28,16 @@ class ServerEngine:
     def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
         """Serve `batch`; yields (index in the batch, reply) as replies arrive."""
         pool = ThreadPoolExecutor(CONNECTIONS)
+        waiting = iter(enumerate(batch))
+        work: dict[Future[Reply], int] = {}
         try:
-            work = {pool.submit(self._call, "POST", "/generate", payload): i for i, payload in enumerate(batch)}
-            for done in as_completed(work):
-                yield work[done], done.result()
+            while True:
+                for index, payload in islice(waiting, 2 * CONNECTIONS - len(work)):
+                    work[pool.submit(self._call, "POST", "/generate", payload)] = index
+                if not work:
+                    return
+                for done in wait(work, return_when=FIRST_COMPLETED).done:
+                    yield work.pop(done), done.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -25,9 +25,9 @@ class Slices:
     """Where to cut `payloads`. `next` says where the slice that begins at a place ends, `took` how long it took."""
 
     def __init__(self, payloads: Sequence[Payload]) -> None:
-        news = [payload["sampling_params"].get("max_new_tokens") or 0 for payload in payloads]
-        self._upto = [0, *accumulate(len(p["input_ids"]) + new for p, new in zip(payloads, news, strict=True))]
-        self._seconds = GENERATE_SECONDS if any(news) else SCORE_SECONDS
+        sizes = [(len(p["input_ids"]), p["sampling_params"].get("max_new_tokens") or 0) for p in payloads]
+        self._upto = [0, *accumulate(length + new for length, new in sizes)]
+        self._seconds = GENERATE_SECONDS if any(new for _, new in sizes) else SCORE_SECONDS
         self._tokens: float = FIRST_TOKENS
 
     def next(self, start: int) -> int:

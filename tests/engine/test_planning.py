@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_eval.engine.planning import group_generations, group_scores
+from sage_eval.engine.planning import Payloads, group_generations, group_scores
 from sage_eval.engine.requests import GenerateRequest, ScoreRequest
 
 tokens = st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple)
@@ -66,3 +66,24 @@ def test_identical_greedy_generations_are_one_request_and_sampled_ones_are_not()
     groups = group_generations([greedy, sampled, greedy, sampled, other_length], share_prefixes=False)
 
     assert sorted(map(sorted, groups)) == [[0, 2], [1], [3], [4]]
+
+
+def test_payloads_are_made_when_they_are_asked_for():
+    made = []
+
+    def make(index):
+        made.append(index)
+        return {"input_ids": [index]}
+
+    payloads = Payloads(make, range(10)).at([7, 3, 5])
+    assert (len(payloads), made) == (3, [])
+    assert payloads[1:][1]["input_ids"] == [5]
+    assert [payload["input_ids"] for payload in payloads] == [[7], [3], [5]]
+    assert made == [5, 7, 3, 5]
+
+
+@given(score_requests)
+def test_members_are_those_of_the_group_at_the_same_place(requests):
+    groups = group_scores(requests, share_prefixes=True)
+    assert [groups.members(index) for index in range(len(groups))] == [group.members for group in groups]
+    assert groups[1:3] == list(groups)[1:3]

@@ -21,7 +21,9 @@ PATIENCE_SECONDS = 10.0
 class Worker:
     """One arm's engine. It starts at once and in the background; `ready` waits for it."""
 
-    def __init__(self, name: str, order: dict[str, Any], folder: Path) -> None:
+    def __init__(
+        self, name: str, order: dict[str, Any], folder: Path, module: str = "sage_eval.probes.serving.worker"
+    ) -> None:
         self.name = name
         self._started = time.perf_counter()
         self._dismissed = False
@@ -30,7 +32,7 @@ class Worker:
         with self._log.open("wb") as log:
             # Its own session: a Ctrl-C on the terminal reaches this process only, which then ends the whole group.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sage_eval.probes.serving.worker"],
+                [sys.executable, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -31,15 +31,15 @@ _TOLD = (
 
 def main() -> None:
     """Open, obey, close. An error of this project is an answer; any other one ends the process, its log says why."""
-    replies, commands = _private_stdout(), _commands()
+    replies, orders = private_stdout(), commands()
     arm: Arm | None = None
     try:
-        arm = _open(commands.get())
-        _say(replies, _introduction(arm))
-        while (command := commands.get())["do"] != "close":
-            _say(replies, _obey(arm, command))
+        arm = _open(orders.get())
+        say(replies, _introduction(arm))
+        while (command := orders.get())["do"] != "close":
+            say(replies, _obey(arm, command))
     except SageEvalError as error:
-        _say(replies, {"error": " ".join(str(error).split()), "type": type(error).__name__})
+        say(replies, {"error": " ".join(str(error).split()), "type": type(error).__name__})
     finally:
         if arm:
             arm.close()
@@ -52,9 +52,13 @@ def _open(order: dict[str, Any]) -> Arm:
 
 def _introduction(arm: Arm) -> dict[str, Any]:
     info = arm.info()
+    return {"engine": told(info), "memory": info["internal_states"][0].get(KEY, {})}
+
+
+def told(info: dict[str, Any]) -> dict[str, Any]:
+    """What of SGLang's server info decides speed."""
     # SGLang's own `memory_usage` is left out: it is free memory before minus after, which others change meanwhile.
-    engine = {name: info[name] for name in _TOLD if info.get(name) is not None}
-    return {"engine": engine, "memory": info["internal_states"][0].get(KEY, {})}
+    return {name: info[name] for name in _TOLD if info.get(name) is not None}
 
 
 def _obey(arm: Arm, command: dict[str, Any]) -> dict[str, Any]:
@@ -90,33 +94,34 @@ def _run(arm: Arm, command: dict[str, Any]) -> float:
     return (last - first) / (steps - 1)
 
 
-def _private_stdout() -> TextIO:
+def private_stdout() -> TextIO:
     """Stdout for answers alone; whatever libraries print goes to the log."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers
 
 
-def _say(answers: TextIO, value: dict[str, Any]) -> None:
+def say(answers: TextIO, value: dict[str, Any]) -> None:
+    """Answer with one line of JSON."""
     answers.write(json.dumps(value, default=str) + "\n")
     answers.flush()
 
 
-def _commands() -> "queue.SimpleQueue[dict[str, Any]]":
+def commands() -> "queue.SimpleQueue[dict[str, Any]]":
     """Commands as they come. When the parent is gone, killed or not, this process and its engine end at once."""
-    commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    found: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def read() -> None:
         pending = b""
         while data := os.read(0, 1 << 16):
             *lines, pending = (pending + data).split(b"\n")
             for line in lines:
-                commands.put(json.loads(line))
+                found.put(json.loads(line))
         if os.getpgrp() == os.getpid():
             os.killpg(os.getpgrp(), signal.SIGKILL)
 
     threading.Thread(target=read, daemon=True).start()
-    return commands
+    return found
 
 
 if __name__ == "__main__":

@@ -1,0 +1,119 @@
+"""The command `sage-eval bench scoring`. Imports nothing heavy."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sage_eval.errors import UsageError
+from sage_eval.probes.serving.command import Arms, Json, Model, ModelArgs, Shape, Shared
+
+PARTS = ("evaluation", "rate", "client")
+
+
+def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
+    model: Model = None,
+    shape: Shape = None,
+    arms: Arms = "triton",
+    parts: Annotated[
+        str | None, typer.Option(help="of evaluation, rate, client [default: all; rate,client for --shape]")
+    ] = None,
+    models: Annotated[
+        str, typer.Option(help="lm-eval models to compare, on the first of --arms")
+    ] = "sglang-sage:throughput,sglang-sage:fidelity,sglang,vllm,hf",
+    tasks: Annotated[
+        str, typer.Option(help="TASK=DOCUMENTS,…; of a group, so many documents of each of its tasks")
+    ] = "sage_mmlu_anatomy=135,sage_wikitext=8,sage_retrieval_single=20",
+    task_args: Annotated[list[str] | None, typer.Option(help="name=value,… for the tasks, as for `compare`")] = None,
+    window: Annotated[int, typer.Option(min=64, help="longest text in one piece, in tokens")] = 4096,
+    resident: Annotated[int, typer.Option(min=1, help="models that start together; measured one after the other")] = 1,
+    prompts: Annotated[int, typer.Option(min=1, help="rate: prompts of a pass")] = 400,
+    prompt_tokens: Annotated[int, typer.Option(min=8, help="rate: tokens of a prompt, on average")] = 700,
+    rounds: Annotated[int, typer.Option(min=1, help="rate: passes of each kind")] = 3,
+    modes: Annotated[str, typer.Option(help="rate: fidelity, throughput, or both")] = "fidelity",
+    requests: Annotated[str, typer.Option(help="client: numbers of requests")] = "10000,100000",
+    model_args: ModelArgs = None,
+    data_dir: Annotated[Path | None, typer.Option(help="folder with the data sets; default: the hub")] = None,
+    seed: Annotated[int, typer.Option(help="of prompts and few-shot samples")] = 0,
+    output: Annotated[Path | None, typer.Option(help="run folder [default: results/scoring-MODEL]")] = None,
+    shared_gpu: Shared = False,
+    json: Json = False,
+) -> None:
+    """Time evaluations: this adapter beside other lm-eval models, scoring beside plain prefill, and the client alone.
+
+    --parts chooses: `evaluation` (same tasks, same weights, a process each, equal scores required), `rate` (uncached
+    tokens/s as a share of the same engine's without log-probabilities) and `client` (its memory by number of requests).
+    """
+    from sage_eval.config import parse_pairs
+    from sage_eval.probes.arms import parse_arms
+    from sage_eval.probes.scoring import columns, table
+    from sage_eval.probes.scoring.run import Plan, bench
+    from sage_eval.probes.serving.shape import write_shape
+    from sage_eval.runs.manifest import find_model
+
+    if (model is None) == (shape is None):
+        raise UsageError("give either a model or --shape for random weights")
+    folder = output or Path("results") / f"scoring-{shape or Path(str(model)).name}"
+    source = write_shape(shape, folder / "model") if shape else find_model(str(model))
+    dummy = not any(source.glob("*.safetensors"))
+    plan = Plan(
+        model=source.resolve(),
+        parts=_of("parts", parts or ("rate,client" if dummy else ",".join(PARTS)), PARTS),
+        arms=parse_arms(arms),
+        models=_of("models", models, columns.MODELS),
+        tasks=_limits(tasks),
+        task_args=_pairs("task-args", task_args, parse_pairs),
+        window=window,
+        data_dir=data_dir.resolve() if data_dir else None,
+        resident=resident,
+        prompts=prompts,
+        prompt_tokens=prompt_tokens,
+        rounds=rounds,
+        modes=_of("modes", modes, ("fidelity", "throughput")),
+        requests=_numbers(requests),
+        dummy=dummy,
+        model_args=_pairs("model-args", model_args, parse_pairs),
+        seed=seed,
+    )
+    command = shlex.join(["sage-eval", *sys.argv[1:]])
+    found = bench(plan, folder, shared_gpu=shared_gpu, command=command, say=_say)
+    typer.echo(found.model_dump_json(indent=1) if json else table.text(found), nl=json)
+    _say(f"run folder: {folder}")
+    raise typer.Exit(1 if table.failures(found) else 0)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _of(flag: str, text: str, known: tuple[str, ...]) -> Any:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if odd := next((name for name in names if name not in known), None):
+        raise UsageError(f"--{flag} {odd}: known are {', '.join(known)}")
+    if not names:
+        raise UsageError(f"--{flag}: name at least one of {', '.join(known)}")
+    return list(dict.fromkeys(names))
+
+
+def _limits(text: str) -> dict[str, int]:
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not pairs or not all(limit.isdigit() and int(limit) for _, _, limit in pairs):
+        raise UsageError(f"--tasks {text!r}: write TASK=DOCUMENTS, separated by commas")
+    return {name.strip(): int(limit) for name, _, limit in pairs}
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [max(1, int(part)) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"--requests {text!r}: whole numbers separated by commas are needed") from None
+
+
+def _pairs(flag: str, given: list[str] | None, parse: Any) -> dict[str, Any]:
+    try:
+        return parse(given or []) or {}
+    except ValueError as error:
+        raise UsageError(f"--{flag}: {error}") from None
