@@ -90,7 +90,7 @@ def _row(task: TaskVerdict) -> tuple[str, ...]:
 
 def _seen(task: TaskVerdict) -> str:
     """The damaged arms that the task saw."""
-    arms = task.controls | {dose.arm: dose for dose in task.doses}
+    arms = task.controls | {f"× {dose.dose}": dose for dose in task.doses}
     if not arms:
         return "–"
     if all(arm.difference.se is None for arm in arms.values()):
