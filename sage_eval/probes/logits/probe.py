@@ -23,7 +23,7 @@ import numpy as np
 
 from sage_eval.engine.arm import Arm
 from sage_eval.engine.requests import GenerateRequest
-from sage_eval.errors import CoverageError, EngineError, PrerequisiteError
+from sage_eval.errors import EngineError, PrerequisiteError, SageEvalError
 from sage_eval.probes.logits import chunks, generated, tap
 from sage_eval.probes.logits.plan import Prompt
 from sage_eval.probes.logits.record import ArmLogits
@@ -40,6 +40,10 @@ _SETTINGS = ("version", "device", "dtype", "attention_backend", "prefill_attenti
 
 Opened = Callable[..., AbstractContextManager[Arm]]
 T = TypeVar("T")
+
+
+class DiskFullError(PrerequisiteError):
+    """There is no room for the distributions."""
 
 
 class Wanted(NamedTuple):
@@ -71,8 +75,8 @@ class Work:
 def probe(arms: Sequence[Wanted], work: Work, decode: Decode) -> Iterator[ArmLogits]:
     """Each arm's result as it is complete, the baseline's first.
 
-    Raises `PrerequisiteError` where the disk is too small, before anything starts or when it happens, and whatever the
-    baseline's engine raises; another arm whose engine fails, or does not do what it should, has an `error`. The
+    Raises `DiskFullError` where the disk is too small, before anything starts or when it happens, and whatever the
+    baseline's engine raises; another arm that fails, or does not do what it should, has an `error` instead. The
     temporary files are gone in any case.
     """
     with workspace(work.bytes_on_disk) as folder:
@@ -89,7 +93,9 @@ def probe(arms: Sequence[Wanted], work: Work, decode: Decode) -> Iterator[ArmLog
             mine = folder / str(number)
             try:
                 result, found, outputs = _measure(wanted, work, mine, functools.partial(against, mine))
-            except (EngineError, CoverageError) as error:
+            except DiskFullError:
+                raise  # the next arm would meet it too
+            except SageEvalError as error:
                 yield ArmLogits(name=wanted.name, arguments=wanted.arguments, error=str(error))
                 continue
             finally:
@@ -106,11 +112,11 @@ def probe(arms: Sequence[Wanted], work: Work, decode: Decode) -> Iterator[ArmLog
 
 @contextlib.contextmanager
 def workspace(needed: int) -> Iterator[Path]:
-    """A temporary folder with room for `needed` bytes and an eighth more; `PrerequisiteError` where there is not."""
+    """A temporary folder with room for `needed` bytes and an eighth more; `DiskFullError` where there is not."""
     with tempfile.TemporaryDirectory(prefix="sage-eval-logits-", ignore_cleanup_errors=True) as name:
         free = shutil.disk_usage(name).free
         if free < needed * 9 // 8:
-            raise PrerequisiteError(
+            raise DiskFullError(
                 f"{Path(name).parent} has {free / 2**30:.1f} GiB free, the distributions take {needed / 2**30:.1f}: "
                 "set TMPDIR to a larger disk, or lower --positions"
             )
@@ -161,7 +167,7 @@ def _rows(folder: Path, index: int, prompt: Prompt, vocabulary: int, backend: st
     """What the scheduler wrote for one prompt, checked to be whole."""
     path = chunks.chunk_path(folder, _rid(index))
     if (failure := folder / chunks.FAILURE).exists():
-        raise PrerequisiteError(
+        raise DiskFullError(
             f"the distributions cannot be kept in {folder.parent.parent} ({failure.read_text()}): set TMPDIR to a "
             "larger disk, or lower --positions"
         )

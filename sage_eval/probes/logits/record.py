@@ -18,7 +18,7 @@ class _Model(BaseModel):
 
 
 class TextClass(_Model):
-    """What was served of one length class: prompts of `low` to `high` tokens, from so many documents."""
+    """What was served of one length class: prompts of `low` to `high` tokens, from `documents` documents."""
 
     name: str
     low: int

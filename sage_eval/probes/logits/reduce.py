@@ -55,8 +55,8 @@ def distances(base: Rows, cand: Rows) -> Distances:
         lost = (codes[0] == BEYOND) | (codes[1] == BEYOND)
         p, q = (_cells(code, lost, arm["tail"][rows]) for code, arm in zip(codes, (base, cand), strict=True))
         kl[rows] = divergence(p, q).kl
-        difference = np.abs(codes[0].astype(np.int32) - codes[1].astype(np.int32))
-        largest[rows] = np.minimum(difference, BEYOND - 1).max(axis=1) * STEP
+        a, b = (np.minimum(code, BEYOND - 1).astype(np.int32) for code in codes)
+        largest[rows] = np.abs(a - b).max(axis=1) * STEP
         merged[rows] = np.exp(p[:, -1])
     tops = np.stack([base["top"], cand["top"]]).astype(np.int64)
     base_true, cand_true = (np.asarray(arm["true"], dtype=np.float64) for arm in (base, cand))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sage_eval.probes.logits.plan import CLASSES, Prompt
+from sage_eval.probes.logits.plan import Prompt
 from sage_eval.probes.logits.record import LogitDistances, Part, Place, TextClass
 from sage_eval.probes.logits.reduce import Distances, join
 from sage_eval.runs.calibration import Role
@@ -29,7 +29,7 @@ def classes(prompts: Sequence[Prompt]) -> list[TextClass]:
         lengths = [len(prompt.tokens) for prompt in mine]
         found.append(
             TextClass(
-                name=name, low=CLASSES[name][0], high=max(lengths), prompts=len(mine), tokens=sum(lengths),
+                name=name, low=min(lengths), high=max(lengths), prompts=len(mine), tokens=sum(lengths),
                 documents=len({prompt.document for prompt in mine}),
                 positions=sum(len(prompt.positions) for prompt in mine),
             )
