@@ -47,8 +47,9 @@ def also_scored(opened, scores, prompts, **arguments):
     """An arm that answers the same prompts once more, by SGLang's own log-probabilities and top-k lists."""
     with opened(**arguments) as arm:
         yield arm
-        requests = [ScoreRequest(prompt.tokens[:1], prompt.tokens[1:]) for prompt in prompts]
-        scores.append(arm.score(requests, top=20))
+        # Alone, and with one token more to be scored, so that the engine computes the very same chunks.
+        requests = [ScoreRequest(prompt.tokens[:1], (*prompt.tokens[1:], 5)) for prompt in prompts]
+        scores.append([arm.score([request], top=20)[0] for request in requests])
 
 
 @pytest.mark.engine
