@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from sage_eval.errors import UsageError
+from sage_eval.probes.logits.command import logits
 
-probe = typer.Typer(help="Measure what lm-eval does not: determinism.", no_args_is_help=True)
+probe = typer.Typer(help="Measure what lm-eval does not: determinism, logits.", no_args_is_help=True)
+probe.command()(logits)
 
 
 @probe.command()

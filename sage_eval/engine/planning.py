@@ -92,7 +92,7 @@ def group_generations(requests: Sequence[GenerateRequest], *, share_prefixes: bo
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, request in enumerate(requests):
         sampled = request.sampling.get("temperature", 1.0) > 0
-        key = (request.prompt, json.dumps(request.sampling, sort_keys=True), index if sampled else None)
+        key = (request.prompt, json.dumps(request.sampling, sort_keys=True), request.rid, index if sampled else None)
         groups.setdefault(key, []).append(index)
 
     def order(group: list[int]) -> tuple[object, ...]:

@@ -42,10 +42,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """A prompt and SGLang sampling parameters (`max_new_tokens`, `temperature`, `stop`, …)."""
+    """A prompt and SGLang sampling parameters (`max_new_tokens`, `temperature`, `stop`, …).
+
+    `rid` names the request to what runs in the scheduler process; SGLang makes a name up for one without.
+    """
 
     prompt: tuple[int, ...]
     sampling: dict[str, Any] = field(default_factory=dict)
+    rid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,8 @@ def _tail(entries: Sequence[Any] | None, count: int) -> Sequence[Any]:
 
 def generate_payload(request: GenerateRequest) -> Payload:
     """The engine request for a generation."""
-    return {"input_ids": list(request.prompt), "sampling_params": dict(request.sampling)}
+    named = {} if request.rid is None else {"rid": request.rid}
+    return {"input_ids": list(request.prompt), "sampling_params": dict(request.sampling), **named}
 
 
 def read_generation(reply: Reply) -> Generation:

@@ -16,8 +16,12 @@ TICKS = 8
 def figures(run: Run) -> Iterator[Drawing]:
     """For each task with top-k lists the distribution of KLD, then the difference of NLL by position."""
     record: FidelityRecord | None = run.fidelity
-    if record is None:
-        return
+    if record is not None:
+        yield from drawings(record)
+
+
+def drawings(record: FidelityRecord) -> Iterator[Drawing]:
+    """The same of a record by itself."""
     for task in dict.fromkeys(entry.task for entry in record.tasks):
         # Stress is a matter of dose, which is shown elsewhere.
         arms = [entry for entry in record.tasks if entry.task == task and entry.role != "stress"]

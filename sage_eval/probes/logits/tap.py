@@ -1,0 +1,107 @@
+"""Runs in SGLang's scheduler process: takes the distributions at the wanted positions as a prefill passes by.
+
+A forward hook on the model's `LogitsProcessor` (SGLang's `forward_hooks`), not one around its `_get_logits`: the module
+sees each batch once, with its requests' ids, lengths and cached prefixes, before rows are pruned and cut into the
+pieces of 2,048 that log-probabilities are computed in. So a position is found the same way whether a prompt comes whole
+or in chunks, no log-probabilities have to be asked for, and only the wanted rows go through the LM head.
+The hook fires in eager prefill, the only place where prompts are; replayed decode graphs never reach it.
+"""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sage_eval.probes.logits.chunks import BEYOND, FAILURE, NATS, STEP, chunk_path, row_type
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PLAN = "plan.json"
+_SIGN = 1 << 15
+
+
+def hook(folder: Path) -> dict[str, Any]:
+    """The item of SGLang's `forward_hooks` that writes the rows of the requests in `folder/plan.json` to `folder`."""
+    return {
+        "name": "sage_eval_logits",
+        "target_modules": ["logits_processor", "*.logits_processor"],
+        "hook_factory": f"{__name__}:attach",
+        "config": {"folder": str(folder)},
+    }
+
+
+def attach(config: dict[str, Any]) -> Callable[..., None]:
+    """SGLang's factory: the forward hook, which changes nothing of what the module returns."""
+    folder = Path(config["folder"])
+    plan: dict[str, tuple[list[int], list[int]]] = json.loads((folder / PLAN).read_text())
+
+    def forward_hook(module: Any, inputs: tuple[Any, ...], _: Any) -> None:
+        _, hidden, head, batch, *_rest = inputs
+        if not batch.forward_mode.is_extend() or not batch.rids or batch.extend_seq_lens_cpu is None:
+            return
+        first = 0
+        for rid, prefix, length in zip(
+            batch.rids, batch.extend_prefix_lens_cpu, batch.extend_seq_lens_cpu, strict=False
+        ):
+            if rid in plan:
+                places, targets = plan[rid]
+                wanted = [i for i, place in enumerate(places) if prefix <= place < prefix + length]
+                if wanted:
+                    rows = [first + places[i] - prefix for i in wanted]
+                    # All ranks take part: the LM head may gather over them.
+                    logits = module._get_logits(hidden[rows], head, batch, use_logits_buffer=False)
+                    if _first_rank():
+                        found = reduce(logits, [targets[i] for i in wanted])
+                        _append(folder, rid, [places[i] for i in wanted], found)
+            first += length
+
+    return forward_hook
+
+
+def reduce(logits: "Tensor", targets: list[int]) -> dict[str, Any]:
+    """The fields of `chunks.row_type` but for `place`, as NumPy arrays; logits [rows, vocabulary] on any device."""
+    import torch
+
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    beyond = ~(logprobs >= -NATS)
+    codes = (logprobs * (-1 / STEP)).round_().masked_fill_(beyond, BEYOND)
+    true = logprobs.gather(1, torch.tensor(targets, device=logprobs.device)[:, None])[:, 0]
+    fields = {
+        "top": logprobs.argmax(dim=1).to(torch.int32),
+        "true": true,  # NaN where any logit of the row is
+        "tail": (logprobs.exp() * beyond).sum(dim=1),
+        # Through int16: few operations know uint16.
+        "codes": (codes.to(torch.int32) - _SIGN).to(torch.int16),
+    }
+    arrays = {name: tensor.cpu().numpy() for name, tensor in fields.items()}
+    arrays["codes"] = arrays["codes"].view(np.uint16) ^ np.uint16(_SIGN)
+    return arrays
+
+
+def _append(folder: Path, rid: str, places: list[int], fields: dict[str, Any]) -> None:
+    """Ordinary writing: a full disk is an error here, where a memory map would be killed by SIGBUS."""
+    rows = np.zeros(len(places), row_type(fields["codes"].shape[1]))
+    rows["place"] = places
+    for name, values in fields.items():
+        rows[name] = values
+    path = chunk_path(folder, rid)
+    try:
+        with path.open("ab") as file:
+            file.write(rows.tobytes())
+    except OSError as error:
+        # The parent raises it with what to do; here it would kill the scheduler.
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+            (folder / FAILURE).write_text(error.strerror or str(error))
+        sys.stderr.write(f"logits of {rid}: {error}\n")
+
+
+def _first_rank() -> bool:
+    from sglang.srt.runtime_context import get_parallel
+
+    return bool(get_parallel().tp_rank == 0)
