@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from sage_eval.probes.drift.lines import OTHER, REPEAT, Way
 from sage_eval.probes.drift.record import DriftRecord, LayerDrift, Series
-from sage_eval.report.figures.style import LIGHT, MARKERS, Drawing, canvas, dashes, theme, to_svg
+from sage_eval.report.figures.style import LIGHT, MARKERS, Drawing, canvas, dashes, log_label, theme, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,9 +15,9 @@ METRICS: tuple[tuple[str, Callable[[LayerDrift], float]], ...] = (
     ("1 − cosine, mean of tokens", lambda layer: 1 - layer.cosine),
     ("1 − cosine, worst token", lambda layer: 1 - layer.worst_cosine),
 )
-WAYS: tuple[tuple[Way, str, str, str], ...] = (
-    ("forced", "drift-same-inputs", "Attention output on the baseline's inputs, by layer", OTHER),
-    ("free", "drift-own-inputs", "Attention output in the arm's own run, by layer", REPEAT),
+WAYS: tuple[tuple[Way, str, str], ...] = (
+    ("forced", "drift-same-inputs", "Attention output on the baseline's inputs, by layer"),
+    ("free", "drift-own-inputs", "Attention output in the arm's own run, by layer"),
 )
 
 
@@ -29,10 +29,11 @@ def figures(record: DriftRecord) -> dict[str, str]:
 
 def drawings(record: DriftRecord) -> Iterator[Drawing]:
     """Up to three figures; to be taken within `style.theme()`."""
-    for way, name, title, floor in WAYS:
-        names = [*(arm.name for arm in record.arms[1:]), floor]
-        found = [series for series in (record.find(way, arm) for arm in names) if series]
-        if any(layer.relative_l2 for series in found for layer in series.layers):
+    for way, name, title in WAYS:
+        names = [*(arm.name for arm in record.arms[1:]), OTHER, REPEAT]
+        # A logarithmic axis has no place for a series that is zero throughout.
+        found = [series for series in (record.find(way, arm) for arm in names) if series and series.mean_l2]
+        if found:
             yield _draw(record, found, name, title)
     if record.keys:
         yield _keys(record)
@@ -49,7 +50,6 @@ def _draw(record: DriftRecord, found: list[Series], name: str, title: str) -> Dr
         style = dashes(role, index)
         layers = [layer.layer for layer in series.layers]
         for ax, (_, value) in zip(axes, METRICS, strict=True):
-            # Nothing is drawn at zero, which a logarithmic axis has no place for.
             heights = [value(layer) if value(layer) > 0 else float("nan") for layer in series.layers]
             ax.plot(
                 layers, heights, color=colour, linestyle=style, marker=MARKERS[role], markersize=3, linewidth=1.2,
@@ -92,7 +92,13 @@ def _keys(record: DriftRecord) -> Drawing:
 
 
 def _log(ax: "Axes") -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
     ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    narrow = high < 30 * low
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if narrow else log_label(value))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="y", linewidth=0.6)
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     ax.minorticks_off()

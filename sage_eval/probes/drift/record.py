@@ -115,9 +115,9 @@ class DriftRecord(_Record):
         wanted = way, arm, against
         return next((s for s in self.series if (s.way, s.arm, s.against) == wanted), None)
 
-    def share(self, arm: str) -> float | None:
-        """What of an arm's forced drift (mean relative L2) an exact 16-bit kernel of another make shows too."""
-        own, other = self.find("forced", arm), self.find("forced", OTHER)
+    def share(self, way: Way, arm: str) -> float | None:
+        """What of an arm's drift (mean relative L2) an exact 16-bit kernel of another make shows too."""
+        own, other = self.find(way, arm), self.find(way, OTHER)
         return other.mean_l2 / own.mean_l2 if own and other and own.mean_l2 else None
 
     def role(self, name: str) -> Role:

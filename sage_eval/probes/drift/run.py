@@ -137,8 +137,8 @@ def probe(
     arm's raises is put into the record.
     """
     baseline, *others = contenders
-    with tempfile.TemporaryDirectory(prefix="sage-eval-drift-", dir=scratch) as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="sage-eval-drift-", dir=scratch) as directory:
+        folder = Path(directory)
         np.save(folder / lines.PROMPTS, np.array(prompts, dtype=np.int32))
         arms = [_arm(contender, "baseline" if contender is baseline else contender.role) for contender in contenders]
         kernels = [other.kernel for other in others]
@@ -148,12 +148,9 @@ def probe(
             _serve(arm, prompts)
             arms[0] = arms[0].model_copy(update=_seen(arm, seconds))
             arms[1:] = _forced(folder, arms)
-            for place, each in enumerate(arms):
-                if each.shared and not each.forced_error:
-                    (folder / lines.TURN).write_text(each.name)
-                    _serve(arm, prompts)
-                elif each.shared:
-                    arms[place] = each.model_copy(update={"error": each.forced_error})
+            for name in [lines.OTHER, *(each.name for each in arms if each.shared and not each.error)]:
+                (folder / lines.TURN).write_text(name)
+                _serve(arm, prompts)
         yield _record(folder, arms, len(prompts), about)
         for place, contender in enumerate(others, 1):
             if contender.opened is None:
@@ -204,7 +201,7 @@ def _forced(folder: Path, arms: Sequence[ArmRecord]) -> Iterator[ArmRecord]:
     unknown = "this backend's kernel cannot be called outside of its own engine"
     for arm in arms[1:]:
         error = why.get(arm.name) or (None if arm.name in asked else unknown)
-        yield arm.model_copy(update={"forced_error": error})
+        yield arm.model_copy(update={"forced_error": error, "error": error if arm.shared else None})
 
 
 def _record(folder: Path, arms: list[ArmRecord], prompts: int, about: dict[str, Any]) -> DriftRecord:

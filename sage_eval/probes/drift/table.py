@@ -48,14 +48,14 @@ def _summary(record: DriftRecord) -> Table:
     rows = []
     names = [arm.name for arm in record.arms[1:]]
     for way, label in WAYS.items():
-        for name in [*names, OTHER if way == "forced" else REPEAT]:
+        for name in [*names, OTHER, *([REPEAT] if way == "free" else [])]:
             series = record.find(way, name)
             if series is None:
                 continue
             worst = max(series.layers, key=lambda layer: layer.relative_l2)
             token = min(series.layers, key=lambda layer: layer.worst_cosine)
             exact = record.find("forced", name, EXACT) if way == "forced" else None
-            share = record.share(name) if way == "forced" and name != OTHER else None
+            share = record.share(way, name) if name != OTHER else None
             rows.append([
                 name, label, _number(series.mean_l2), f"{_number(worst.relative_l2)} (layer {worst.layer})",
                 _number(_mean(series, "relative_l1")), _number(1 - _mean(series, "cosine")),
@@ -138,7 +138,7 @@ def _notes(record: DriftRecord) -> Iterator[str]:
             yield f"{arm.name}, same inputs: not measured: {arm.forced_error}"
         if arm.error:
             yield f"{arm.name}, own inputs: not measured: {arm.error}"
-    if shared := [arm.name for arm in record.arms[1:] if arm.shared and not arm.error]:
+    if shared := [*(arm.name for arm in record.arms[1:] if arm.shared and not arm.error), OTHER]:
         yield f"Own inputs of {', '.join(shared)}: in the baseline's engine, with the arm's kernel in place of its own."
 
 
