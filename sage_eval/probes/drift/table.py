@@ -102,7 +102,7 @@ def _row(layer: LayerDrift) -> list[str]:
 
 
 def _keys(record: DriftRecord) -> Table:
-    head = ["layer", "max / median |K|", "smoothed", "largest R", "smoothed", "ratio", "smoothed"]
+    head = ["layer", "K: max / median", "smoothed", "largest R", "smoothed", "ratio", "smoothed"]
     rows = [
         [str(layer.layer), *(
             f"{value:.3g}"
