@@ -127,9 +127,10 @@ def _fa3(x: Inputs) -> Tensor:
 
     tokens, device, out = len(x.q), x.q.device, torch.empty_like(x.q)
     starts = torch.tensor([0, tokens], dtype=torch.int32, device=device)
+    length = torch.tensor([tokens], dtype=torch.int32, device=device)
     flash_attn_with_kvcache(
         q=x.q, k_cache=x.k.unsqueeze(1), v_cache=x.v.unsqueeze(1),
-        page_table=torch.arange(tokens, dtype=torch.int32, device=device)[None], cache_seqlens=starts[1:],
+        page_table=torch.arange(tokens, dtype=torch.int32, device=device)[None], cache_seqlens=length,
         cu_seqlens_q=starts, cu_seqlens_k_new=starts, max_seqlen_q=tokens, softmax_scale=x.scale, causal=True, out=out,
     )  # fmt: skip
     return out
