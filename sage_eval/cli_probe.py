@@ -10,7 +10,9 @@ import typer
 from sage_eval.errors import UsageError
 from sage_eval.probes.logits.command import logits
 
-probe = typer.Typer(help="Measure what lm-eval does not: determinism, logits.", no_args_is_help=True)
+probe = typer.Typer(
+    help="Measure what lm-eval does not: determinism, full logits, activation drift.", no_args_is_help=True
+)
 probe.command()(logits)
 
 
@@ -63,3 +65,48 @@ def determinism(
         if output:
             write_json(output, whole.model_dump(mode="json"))
     typer.echo(whole.model_dump_json(indent=1) if json else probes.text(whole), nl=json)
+
+
+@probe.command()
+def drift(
+    model: Annotated[str, typer.Argument(help="model folder or hub id")],
+    arms: Annotated[
+        str, typer.Option(help="BACKEND[+DECODE][:setting=value,…], separated by commas; the first is the baseline")
+    ],
+    prompts: Annotated[int, typer.Option(min=1, help="articles of WikiText-2's test set")] = 8,
+    tokens: Annotated[int, typer.Option(min=128, help="tokens of each")] = 2048,
+    one_engine: Annotated[
+        bool,
+        typer.Option("--one-engine", help="run the arms' kernels in the baseline's engine: one start, not one an arm"),
+    ] = False,
+    model_args: Annotated[list[str] | None, typer.Option(help="name=value,… for all arms")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="folder with the data sets; default: the hub")] = None,
+    output: Annotated[Path | None, typer.Option(help="run folder [default: results/drift-MODEL]")] = None,
+    scratch: Annotated[Path | None, typer.Option(help="where the baseline's outputs lie meanwhile")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Compare each layer's attention output with the baseline's, on the same inputs and in each arm's own run."""
+    import shlex
+
+    from sage_eval.config import parse_pairs
+    from sage_eval.probes.drift.run import run
+    from sage_eval.probes.drift.table import text
+    from sage_eval.runs.arm import use_data
+
+    use_data(data_dir)
+    try:
+        common = parse_pairs(model_args) or {}
+    except ValueError as error:
+        raise UsageError(f"--model-args: {error}") from None
+    record, folder = run(
+        model, arms, prompts=prompts, tokens=tokens, one_engine=one_engine, common=common, output=output,
+        scratch=scratch, command=shlex.join(["sage-eval", *sys.argv[1:]]), say=_say,
+    )  # fmt: skip
+    typer.echo(record.model_dump_json(indent=1) if json else text(record), nl=json)
+    _say(f"run folder: {folder}")
+    raise typer.Exit(1 if any(arm.error for arm in record.arms) else 0)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,1 @@
+"""Activation drift: how far each layer's attention output is from the baseline's, and why."""
