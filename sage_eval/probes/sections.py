@@ -1,4 +1,4 @@
-"""What probes and benchmarks left in a folder, as sections of its report. One reader a file, each imported when needed."""
+"""What probes and benchmarks left in a folder, as sections of its report. Each reader is imported when needed."""
 
 from collections.abc import Callable
 from dataclasses import replace

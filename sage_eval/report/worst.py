@@ -5,11 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sage_eval.runs.comparison import ArmPair, Comparison, TaskComparison
 from sage_eval.runs.folder import Run
-from sage_eval.runs.pairing import Pair, pair_tasks
-from sage_eval.runs.records import Sample
-from sage_eval.runs.verdicts import judged_rows
+from sage_eval.runs.pairing import Pair
+from sage_eval.runs.worst import Loss, losses
 
 HEAD, TAIL = 240, 640
 """Characters shown of both ends of a long prompt: what is asked stands at its end."""
@@ -38,75 +36,14 @@ class Item:
     answers: list[Answer]
 
 
-@dataclass(frozen=True)
-class _Loss:
-    """What a pair of answers lost of its metric (0 or less: nothing), and in nats."""
-
-    task: str
-    metric: str
-    both: Pair
-    lost: float
-    nats: float
-
-    @property
-    def rank(self) -> tuple[float, float, str, int]:
-        return -self.lost, -self.nats, self.task, self.both[0].doc_id
-
-
 def worst(run: Run, most: int = 20) -> list[Item]:
     """At most `most` items, the worst of each asked task in turn: losses of different metrics have no common unit."""
-    comparison: Comparison = run.comparison
-    pairs = next(p for p in comparison.pairs if p.role == "candidate")
-    margins: Mapping[str, float] = run.manifest.arguments.get("margin") or {}
-    rows = {row.task: row for row in judged_rows(pairs, margins)}
-    queues: dict[str, list[_Loss]] = {}
-    paired, _ = pair_tasks(run.arms[pairs.baseline], run.arms[pairs.candidate])
-    for task, items in paired.items():
-        if row := rows.get(_judged(task, pairs, rows)):
-            losses = [_loss(task, both, row) for both in items if _has(both[0], row.metric)]
-            queues.setdefault(row.task, []).extend(loss for loss in losses if loss.lost > 0 or loss.nats > 0)
-    ranked = [sorted(queue, key=lambda loss: loss.rank) for queue in queues.values()]
+    ranked = list(losses(run, run.comparison).values())
     chosen = [queue[rank] for rank in range(max(map(len, ranked), default=0)) for queue in ranked if rank < len(queue)]
     return [_item(run, loss) for loss in chosen[:most]]
 
 
-def _has(sample: Sample, metric: str) -> bool:
-    name, _, chosen = metric.partition(",")
-    return name in sample.metrics and sample.filter == (chosen or "none")
-
-
-def _judged(task: str, pairs: ArmPair, metrics: Mapping[str, TaskComparison]) -> str:
-    """The task or group by whose metric `task` is judged."""
-    parents = {row.task: row.parent for row in pairs.tasks}
-    name: str | None = task
-    while name is not None and name not in metrics:
-        name = parents.get(name)
-    return name or ""
-
-
-def _loss(task: str, both: Pair, row: TaskComparison) -> _Loss:
-    metric = row.metric.partition(",")[0]
-    base, cand = (sample.metrics[metric] for sample in both)
-    if isinstance(base, tuple) and isinstance(cand, tuple):
-        return _Loss(task, metric, both, 0.0, (base[0] - cand[0]) / max(base[1], 1))
-    if isinstance(base, tuple) or isinstance(cand, tuple):
-        return _Loss(task, metric, both, 0.0, 0.0)
-    lost = (base - cand) * (1 if row.higher_is_better else -1)
-    before, after = map(_sure, both)
-    # A right answer gained is no loss, even if its lead is smaller.
-    nats = 0.0 if before is None or after is None or lost < 0 else before - after
-    return _Loss(task, metric, both, lost, nats)
-
-
-def _sure(sample: Sample) -> float | None:
-    """Log-probability of the right choice among the choices."""
-    if len(sample.logprobs) < 2 or not isinstance(sample.target, int) or not 0 <= sample.target < len(sample.logprobs):
-        return None
-    top = max(sample.logprobs)
-    return sample.logprobs[sample.target] - top - math.log(math.fsum(math.exp(x - top) for x in sample.logprobs))
-
-
-def _item(run: Run, loss: _Loss) -> Item:
+def _item(run: Run, loss: Loss) -> Item:
     base, _ = loss.both
     prompt = run.prompts.get(base.prompt, {})
     if isinstance(base.metrics[loss.metric], tuple):

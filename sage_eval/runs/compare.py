@@ -14,7 +14,7 @@ from sage_eval.runs import folder as layout
 from sage_eval.runs import manifest as manifests
 from sage_eval.runs.files import write_bytes, write_json
 from sage_eval.runs.folder import Run
-from sage_eval.runs.packing import pack
+from sage_eval.runs.packing import keep_prompts, pack
 from sage_eval.runs.side_by_side import Display, run_arms
 from sage_eval.runs.spec import ArmSpec, arms
 from sage_eval.runs.stressed import with_checkpoints
@@ -85,6 +85,7 @@ def summarise(
         vars(run)["comparison"] = result  # where the property would keep what it had read
         return run
     write_json(target / layout.COMPARISON, result.model_dump(mode="json"), indent=None)
+    keep_prompts(run, result)
     if measured := distances.measure(run):
         write_json(target / layout.FIDELITY, measured.model_dump(mode="json"), indent=None)
         run = layout.load(target)

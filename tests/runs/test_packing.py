@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from sage_eval.errors import DataError
-from sage_eval.runs import compare, load, packing
+from sage_eval.report.worst import worst as items
+from sage_eval.runs import compare, load, packing, worst
+from sage_eval.runs.files import read_jsonl_zst, write_jsonl_zst
 
 
 @pytest.fixture
@@ -31,16 +33,28 @@ def test_a_candidate_does_not_outlive_its_baseline(copy):
         _ = load(copy).arms["candidate"].samples
 
 
-def test_the_text_of_the_prompts_that_changed_most_is_kept(run):
+def test_the_text_of_the_prompts_that_lost_most_is_kept(run):
     kept = {prompt["hash"] for prompt in run.prompts.values() if prompt["requests"]}
-    assert kept == packing.worst(run)
-    baseline, candidate = (arm.samples for arm in run.arms.values())
-    tasks = {sample.prompt: sample.task for sample in baseline}
-    assert sorted(tasks[name] for name in kept) == [
-        *["tiny_choice"] * 20, *["tiny_needle"] * 20, *["tiny_perplexity"] * 20
-    ]  # fmt: skip
-    flipped = {a.prompt for a, b in zip(baseline, candidate, strict=True) if a.metrics != b.metrics}
-    assert {p for p in flipped if tasks[p] == "tiny_choice"} <= kept or len(flipped) > 20
+    lost = worst.losses(run, run.comparison)
+    assert set(lost) == {"tiny_choice", "tiny_needle", "tiny_perplexity"}
+    assert kept == {loss.both[0].prompt for ranked in lost.values() for loss in ranked[: packing.KEPT]}
+    assert not list(run.folder.glob("arms/*/prompts*"))
+
+
+def test_what_the_report_shows_has_its_text(run):
+    shown = [item for item in items(run) if item.task != "tiny_perplexity"]  # whose text is no prompt
+    assert shown
+    assert all(item.prompt for item in shown)
+
+
+def test_prompts_of_an_arm_that_is_added_join_the_others(copy):
+    path = copy / "prompts.jsonl.zst"
+    header, *lines = read_jsonl_zst(path)
+    assert len(lines) > 5
+    write_jsonl_zst(copy / "arms/candidate/prompts.jsonl.zst", [header, *lines[:5]])
+    write_jsonl_zst(path, [header, *lines[5:]])
+    compare.summarise(copy, {})
+    assert {line["hash"] for line in list(read_jsonl_zst(path))[1:]} == {line["hash"] for line in lines}
 
 
 def test_prompts_without_text_say_where_it_is(run):
