@@ -55,6 +55,9 @@ class Parameters(BaseModel):
     )
     samples: int = Field(5, ge=1, description="samples in each cell of length and depth")
     distractors: int = Field(8, ge=0, description="further needles, with other keys, in the multikey family")
+    near: int = Field(
+        0, ge=0, description="keys that resemble the one asked for: one digit (kv) or the noun (multikey) is another"
+    )
     seed: int = Field(2024, description="another seed draws other prompts")
     haystack: str | None = Field(
         None, description="text file or folder of .txt files, or 'builtin'; default: haystack/ of the data folder"
@@ -119,9 +122,11 @@ def build(
     """
     rng = random.Random(f"{parameters.seed}/{family}/{length}/{depth}/{sample}")
     asked, *others = _pairs(rng, family, 1 if family == "single" else 1 + parameters.distractors)
+    if parameters.near and family != "single":
+        others = _resembling(rng, family, asked, others, parameters.near)
     if family == "kv":
         line, head, question, prefix = LIST_LINE, LIST_HEAD, LIST_QUESTION, LIST_PREFIX
-        filler, join, others = _lines(rng, asked), "\n", []
+        filler, join = _lines(rng, [asked, *others]), "\n"
     else:
         line, head, question, prefix = NEEDLE, NEEDLE_HEAD, NEEDLE_QUESTION, NEEDLE_PREFIX
         filler, join = text.sentences_in_order(rng), " "
@@ -189,16 +194,36 @@ def _enough(filler: Iterator[str], limit: int, join: str, tokenizer: Any) -> tup
 def _pairs(rng: random.Random, family: Family, count: int) -> list[tuple[str, str]]:
     """Pairs of different keys and values: adjective-noun and seven digits, or eight digits each in a list."""
     if family == "kv":
-        return [(_digits(rng, 8), _digits(rng, 8))]
+        return [(_digits(rng, 8), _digits(rng, 8))]  # the others are the list's own lines
     adjectives, nouns = _words()
     chosen = rng.sample(range(len(adjectives) * len(nouns)), count)
     keys = [f"{adjectives[number // len(nouns)]}-{nouns[number % len(nouns)]}" for number in chosen]
     return list(zip(keys, map(str, rng.sample(range(10**6, 10**7), count)), strict=True))
 
 
-def _lines(rng: random.Random, asked: tuple[str, str]) -> Iterator[str]:
-    """Lines of the list, without end; no key twice."""
-    seen = {asked[0]}
+def _resembling(
+    rng: random.Random, family: Family, asked: tuple[str, str], others: list[tuple[str, str]], near: int
+) -> list[tuple[str, str]]:
+    """`others` with `near` keys that resemble the asked one: of a list further lines, of needles the first of them."""
+    if family == "kv":
+        changed = [(place, digit) for place in range(1, len(asked[0])) for digit in "0123456789"]
+        changed = [(place, digit) for place, digit in changed if asked[0][place] != digit]
+        if near > len(changed):
+            raise UsageError(f"retrieval near={near}: an eight-digit key has {len(changed)} that differ in one digit")
+        keys = [asked[0][:place] + digit + asked[0][place + 1 :] for place, digit in rng.sample(changed, near)]
+        return [*others, *((key, _digits(rng, 8)) for key in keys)]
+    adjective = asked[0].partition("-")[0]
+    taken = {asked[0], *(key for key, _ in others)}
+    keys = [key for other in _words()[1] if (key := f"{adjective}-{other}") not in taken]
+    if near > min(len(others), len(keys)):
+        raise UsageError(f"retrieval near={near}: of the {len(others)} distractors at most {len(keys)} can resemble")
+    keys = rng.sample(keys, near)
+    return [(key, value) for key, (_, value) in zip(keys, others, strict=False)] + others[near:]
+
+
+def _lines(rng: random.Random, pairs: list[tuple[str, str]]) -> Iterator[str]:
+    """Lines of the list, without end; no key twice, those of `pairs` included."""
+    seen = {key for key, _ in pairs}
     while True:
         key = _digits(rng, 8)
         if key not in seen:

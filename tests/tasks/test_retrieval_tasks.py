@@ -82,6 +82,29 @@ def test_no_key_of_a_list_occurs_twice(samples: Any) -> None:
         assert dict(map(tuple, lines))[doc["key"]] == doc["value"]
 
 
+def test_near_keys_of_a_list_differ_in_one_digit(samples: Any) -> None:
+    for doc in samples("kv", near=3):
+        keys = [line.partition(" -> ")[0] for line in doc["input"].splitlines()[1:-1]]
+        apart = [sum(a != b for a, b in zip(key, doc["key"], strict=True)) for key in keys]
+        assert apart.count(0) == 1
+        assert apart.count(1) >= 3
+        assert len(set(keys)) == len(keys)
+
+
+def test_near_distractors_share_the_adjective(samples: Any) -> None:
+    import re
+
+    for doc in samples("multikey", near=2):
+        keys = re.findall(r"magic numbers for (\S+) is: \d{7}\.", doc["input"])
+        assert len(set(keys)) == len(keys) == 1 + GRID["distractors"]
+        assert sum(key.partition("-")[0] == doc["key"].partition("-")[0] for key in keys) >= 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_near_keys_the_prompts_are_those_of_before(samples: Any, family: str) -> None:
+    assert samples(family, near=0) == samples(family)
+
+
 def test_a_limit_takes_every_length_and_depth_in_turn(samples: Any) -> None:
     cells = [(doc["length"], doc["depth"]) for doc in samples("kv")]
     assert len(set(cells[:6])) == 6
@@ -137,6 +160,7 @@ def test_the_environment_sets_the_grid_and_metadata_goes_before_it(load: Any, mo
         ({"depths": [1.5]}, "depths"),
         ({"samples": 0}, "samples"),
         ({"lengths": [150], "distractors": 20}, "too short for 21 needles"),
+        ({"distractors": 2, "near": 3}, "near=3: of the 2 distractors"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused_in_one_line(samples: Any, wrong: dict[str, Any], message: str) -> None:
