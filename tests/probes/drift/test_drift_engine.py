@@ -10,7 +10,7 @@ from sage_eval.probes.arms import parse_arms
 from sage_eval.probes.drift.lines import OTHER, REPEAT
 from sage_eval.probes.drift.run import Contender, contender, probe
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
 TOKENS = 192
 ABOUT = {
     "command": "", "model": {}, "text": "", "tokens": TOKENS, "source": "", "versions": {}, "host": {}, "devices": [],
@@ -77,7 +77,6 @@ def test_error_accumulates_after_the_first_layer_whose_inputs_are_the_same(recor
     assert 0 < record.share("forced", "sage_attn") < record.share("free", "sage_attn") < 1
 
 
-@pytest.mark.slow
 def test_in_its_own_engine_an_arm_drifts_as_in_the_baselines(record, open_arm, reference_model, prompts):
     given = list(contenders(open_arm, reference_model, "torch_native,sage_attn", own=("sage_attn",)))
     *_, found = probe(given, prompts, ABOUT)
@@ -85,7 +84,6 @@ def test_in_its_own_engine_an_arm_drifts_as_in_the_baselines(record, open_arm, r
     assert found.arms[1].coverage["prefill/sage-torch-int8-fp16"] == 2 * TOKENS
 
 
-@pytest.mark.slow
 def test_an_arm_that_does_not_start_is_noted(open_arm, reference_model, prompts):
     baseline, other = contenders(open_arm, reference_model, "torch_native,sage_attn", own=("sage_attn",))
     broken = partial(other.opened, max_total_tokens=16)

@@ -52,6 +52,7 @@ def also_scored(opened, scores, prompts, **arguments):
         scores.append([arm.score([request], top=20)[0] for request in requests])
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_the_whole_vocabulary_agrees_with_sglangs_own_logprobs_and_top_k_lists(open_arm, work, tokenizer):
     before = left_behind()
