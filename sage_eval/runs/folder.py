@@ -11,6 +11,7 @@
     prompts.jsonl.zst          prompts by hash: in full those whose answers changed most (`packing`)
     comparison.json            paired statistics
     fidelity.json              KLD and its company, where top-k log-probabilities were taken
+    logits.json, drift.json, …   what `sage-eval probe` and `bench` measured, where they were told to write here
     report.md                  the table
     report.html, figures/*.svg   the same with figures: one page that needs nothing else, and its figures one by one
 
