@@ -16,10 +16,11 @@ from sage_eval import __version__
 from sage_eval.attention.settings import AttentionSettings
 from sage_eval.cli_calibrate import calibrate, stress
 from sage_eval.cli_probe import probe
+from sage_eval.cli_report import report, show
 from sage_eval.config import RunConfig
 from sage_eval.errors import PrerequisiteError, SageEvalError
 from sage_eval.probes.scoring.command import scoring
-from sage_eval.probes.serving.command import memory, serving, show
+from sage_eval.probes.serving.command import memory, serving
 
 EPILOG = """Examples:\n
 \n
@@ -128,37 +129,12 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
 
     progress = Progress(Console(stderr=True))
     run = runs.compare(settings, fresh=fresh, display=progress, argv=_state["argv"])
-    _print(run, json=json)
+    show(run, json=json)
     sys.stderr.write(f"run folder: {run.folder}\n")
     raise typer.Exit(0 if run.comparison.passed else 1)
 
 
-@app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="run folder written by `sage-eval compare`")],
-    html: Annotated[Path | None, typer.Option(help="write the HTML page to this file as well")] = None,
-    json: Json = False,
-) -> None:
-    """Compare the arms of a run folder again and print the result, as Markdown when piped; no engine is needed.
-
-    Writes comparison.json, report.md, report.html (one page that needs no network) and its figures/*.svg into the
-    folder. In a folder that is read-only nothing is written, which is said on stderr; --html still works.
-    """
-    if (run / "serving.json").exists() or (run / "memory.json").exists():
-        return show(run, json=json)
-    from sage_eval.report import html as page
-    from sage_eval.runs import compare as runs
-    from sage_eval.runs import load
-
-    asked = load(run).manifest.arguments
-    keep = page.writable(run)
-    result = runs.summarise(run, *(asked.get(name, {}) for name in ("min", "margin", "fail_on")), keep=keep)
-    if html:
-        page.write(result, html)
-    _print(result, json=json)
-    if not keep:
-        sys.stderr.write(f"{run} is read-only, so nothing was written there; --html PATH writes the page elsewhere\n")
-
+app.command()(report)
 
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -270,21 +246,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(text: str) -> None:
     sys.stderr.write(f"sage-eval: {text}\n")
-
-
-def _print(run: Any, *, json: bool) -> None:
-    if json:
-        typer.echo(run.comparison.model_dump_json(indent=1))
-    elif sys.stdout.isatty():
-        from rich.console import Console
-
-        from sage_eval.report.terminal import show
-
-        show(run, Console())
-    else:
-        from sage_eval.report.markdown import render
-
-        typer.echo(render(run, details=False), nl=False)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def determinism(
     generated: Annotated[int, typer.Option(min=1, help="greedy tokens after each prompt")] = 32,
     model_args: Annotated[list[str] | None, typer.Option(help="name=value,… for all arms")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="folder with the data sets; default: the hub")] = None,
-    output: Annotated[Path | None, typer.Option(help="JSON file, written anew as each arm is done")] = None,
+    output: Annotated[Path | None, typer.Option(help="run folder [default: results/determinism-MODEL]")] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Serve the same prompts alone, batched, shuffled, chunked and after a cached prefix, and compare the answers."""
@@ -41,6 +41,7 @@ def determinism(
     from sage_eval.probes.arms import parse_arms
     from sage_eval.runs.arm import use_data
     from sage_eval.runs.files import write_json
+    from sage_eval.runs.manifest import find_model
 
     use_data(data_dir)
     try:
@@ -50,6 +51,7 @@ def determinism(
     wanted = {arm.name: common | arm.arguments for arm in parse_arms(arms)}
     for arguments in wanted.values():
         ArmOptions.from_arguments(model, **arguments)  # whatever is wrong is said before an engine starts
+    folder = output or Path("results") / f"determinism-{find_model(model).resolve().name}"
 
     def opened(arguments: dict[str, object], **more: object) -> object:
         return open_arm(ArmOptions.from_arguments(model, **arguments, **more))
@@ -60,11 +62,11 @@ def determinism(
     engines = [(name, functools.partial(opened, arguments)) for name, arguments in wanted.items()]
     for result in probes.probe(engines, chosen, chunk=chunk, generated=generated):  # type: ignore[arg-type]
         done.append(result)
-        sys.stderr.write(f"{result.arm}: done\n")
+        _say(f"{result.arm}: done")
         whole = probes.Determinism(model=model, tokens=tokens, chunk=chunk, generated=generated, arms=done)
-        if output:
-            write_json(output, whole.model_dump(mode="json"))
+        write_json(folder / probes.DETERMINISM, whole.model_dump(mode="json"))
     typer.echo(whole.model_dump_json(indent=1) if json else probes.text(whole), nl=json)
+    _say(f"run folder: {folder}")
 
 
 @probe.command()

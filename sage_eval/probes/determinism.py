@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,9 @@ from pydantic import BaseModel, ConfigDict
 from sage_eval.engine.arm import Arm
 from sage_eval.engine.requests import GenerateRequest, ScoreRequest
 from sage_eval.errors import DataError, EngineError, UsageError
+from sage_eval.runs.files import read_record
 
+DETERMINISM = "determinism.json"
 Prompt = tuple[int, ...]
 Opened = Callable[..., AbstractContextManager[Arm]]
 WAYS = {
@@ -29,6 +32,10 @@ WAYS = {
     "chunked": "alone, `chunked_prefill_size`",
     "prefix": "alone, first half in the prefix cache",
 }
+HOW = (
+    "What batches, chunks and cached prefixes change in the baseline is the floor: differences of that size in another "
+    "arm, or between two arms, mean nothing."
+)
 _SEED = 1
 
 
@@ -61,7 +68,7 @@ class ArmResult(BaseModel):
 
 
 class Determinism(BaseModel):
-    """`probe determinism`: prompts of `tokens` tokens, chunks of `chunk`, arms in order, the baseline first."""
+    """`determinism.json`: prompts of `tokens` tokens, chunks of `chunk`, arms in order, the baseline first."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -147,6 +154,16 @@ def text(result: Determinism) -> str:
     if errors:
         lines += ["", f"Mean absolute difference from {result.arms[0].arm}, both `whole`: {', '.join(errors)} nats."]
     return "\n".join(lines) + "\n"
+
+
+def markdown(result: Determinism) -> str:
+    """A section of a report."""
+    return f"## Determinism\n\n{text(result)}\n{HOW}\n"
+
+
+def read(path: Path) -> Determinism:
+    """The record in `path`; `DataError` where it is missing, damaged, or of another version."""
+    return read_record(Determinism, path)
 
 
 def _serve(arm: Arm, prompts: Sequence[Prompt], way: str, generated: int) -> Answers:

@@ -7,12 +7,15 @@ every request. It is a pure function of the run folder, the same to the byte eac
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_eval.errors import PrerequisiteError
 from sage_eval.report import doses, fidelity_table, markdown, tables, verdict
+from sage_eval.report.figures.style import Svg, variables
+from sage_eval.report.sections import Section
 from sage_eval.report.worst import worst
 from sage_eval.runs import folder as layout
 from sage_eval.runs.comparison import Comparison
@@ -39,6 +42,8 @@ SECTIONS = {
     "repeat": "Repeat it",
 }
 """In the page's order."""
+BEFORE = "dose"
+"""What probes and benchmarks measured comes after this one."""
 _MARKS = ((r"\*\*(.+?)\*\*", "strong"), (r"\*([^\s*](?:[^*]*[^\s*])?)\*", "em"), (r"`(.+?)`", "code"))
 
 
@@ -50,12 +55,36 @@ class Page:
     figures: dict[str, str]
 
 
-def render(run: Run) -> Page:
-    """The page of a run that has been compared; what there is no data for is left out."""
-    import jinja2
+def render(run: Run, sections: Sequence[Section] = ()) -> Page:
+    """The page of a run that has been compared, with `sections` (what else was measured) in it.
 
+    What there is no data for is left out.
+    """
     from sage_eval.report.figures import draw
-    from sage_eval.report.figures.style import variables
+
+    figures = draw(run)
+    content = _content(run)
+    lines = content["headline"] or content["gates"]
+    filled = {**figures, "verdict": lines, "fidelity": content["fidelity"], "worst": content["worst"]}
+    contents: dict[str, str] = {}
+    for name, title in SECTIONS.items():
+        if filled.get(name, True):
+            contents[name] = title
+        if name == BEFORE:
+            contents |= {part.name: part.title for part in sections}
+    drawn = [svg for part in figures.values() for svg in part]
+    return _page("report.html", contents, sections, drawn, **content, figures=figures, signs=SIGNS)
+
+
+def render_sections(title: str, sections: Sequence[Section]) -> Page:
+    """The page of a folder that holds no comparison."""
+    return _page("measurements.html", {part.name: part.title for part in sections}, sections, title=title)
+
+
+def _page(
+    template: str, contents: dict[str, str], sections: Sequence[Section], drawn: Sequence[Svg] = (), **content: Any
+) -> Page:
+    import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sage_eval.report"),
@@ -65,40 +94,34 @@ def render(run: Run) -> Page:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["marks"] = _marks
-    figures = draw(run)
-    content = _content(run)
-    lines = content["headline"] or content["gates"]
-    filled = {**figures, "verdict": lines, "fidelity": content["fidelity"], "worst": content["worst"]}
-    text = environment.get_template("report.html").render(
-        **content,
-        figures=figures,
-        sections={name: title for name, title in SECTIONS.items() if filled.get(name, True)},
-        colours=variables(":root"),
-        signs=SIGNS,
+    text = environment.get_template(template).render(
+        **content, sections=contents, measured=sections, colours=variables(":root")
     )
-    return Page(text, {f"{svg.name}.svg": svg.alone() for section in figures.values() for svg in section})
+    figures = [*drawn, *(svg for part in sections for svg in part.figures)]
+    return Page(text, {f"{svg.name}.svg": svg.alone() for svg in figures})
 
 
-def write(run: Run, page: Path | None = None) -> None:
-    """Write `report.html` and `figures/` into the run's folder, or only the page, to `page`.
+def write(run: Run, sections: Sequence[Section] = ()) -> None:
+    """Write `report.html` and `figures/` into the run's folder; see `save`."""
+    save(render(run, sections), run.folder)
 
-    Figures of an earlier call that the run has no data for any more are removed. `PrerequisiteError` where a file
-    cannot be written.
+
+def save(page: Page, target: Path) -> None:
+    """Write the page and its figures into the folder.
+
+    Figures of an earlier call that there is no data for any more are removed. `PrerequisiteError` where a file cannot
+    be written.
     """
-    rendered = render(run)
-    if page is not None:
-        write_bytes(page, rendered.text.encode())
-        return
-    folder = run.folder / layout.FIGURES
-    for name, text in rendered.figures.items():
+    folder = target / layout.FIGURES
+    for name, text in page.figures.items():
         write_bytes(folder / name, text.encode())
     try:
         for old in folder.glob("*.svg"):
-            if old.name not in rendered.figures:
+            if old.name not in page.figures:
                 old.unlink()
     except OSError as error:
         raise PrerequisiteError(f"cannot delete {error.filename}: {error.strerror}") from None
-    write_bytes(run.folder / layout.HTML, rendered.text.encode())
+    write_bytes(target / layout.HTML, page.text.encode())
 
 
 def writable(folder: Path) -> bool:

@@ -1,8 +1,10 @@
 """`report.md`: a run folder as GitHub-flavoured Markdown, fit for a pull request's description."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sage_eval.report import doses, fidelity, tables, verdict
+from sage_eval.report.sections import Section
+from sage_eval.report.sections import markdown as measurements
 from sage_eval.report.tables import Table
 from sage_eval.runs.comparison import Comparison
 from sage_eval.runs.folder import Run
@@ -17,10 +19,14 @@ VERDICTS = (
 )
 
 
-def render(run: Run, *, details: bool = True) -> str:
-    """The report as text; without `details` only the tables of tasks, gates and coverage."""
+def render(run: Run, sections: Sequence[Section] = (), *, details: bool = True) -> str:
+    """The report as text; without `details` only the tables of tasks, gates and coverage.
+
+    `sections` (what else was measured) come last: they have headings, under which the comparison's own parts would
+    seem to belong to them.
+    """
     comparison: Comparison = run.comparison
-    return "\n".join(_lines(run, comparison, details)) + "\n"
+    return "\n".join([*_lines(run, comparison, details), *([""] if sections else []), *measurements(sections)]) + "\n"
 
 
 def _lines(run: Run, comparison: Comparison, details: bool) -> Iterator[str]:

@@ -24,12 +24,17 @@ class Section:
 
     @property
     def page(self) -> "Markup":
-        """`text` as HTML: everything in it that is not Markdown is shown as it stands, never run."""
+        """`text` as HTML that loads nothing: what is folded away has a heading, HTML and links stay words."""
         from markdown_it import MarkdownIt
         from markupsafe import Markup
 
-        plain = _SUMMARY.sub(r"### \1", self.text).replace("</details>\n", "")
-        html = MarkdownIt("commonmark", {"html": False}).enable("table").render(plain)
+        parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+        parser.disable(["image", "link", "autolink", "reference"])
+        tokens = parser.parse(_SUMMARY.sub(r"### \1", self.text).replace("</details>\n", ""))
+        for token in tokens:
+            if token.type == "th_open":
+                token.attrSet("scope", "col")
+        html = parser.renderer.render(tokens, parser.options, {})
         scroll = f'<div class="scroll" tabindex="0" role="region" aria-label="{self.name}"><table>'
         return Markup(html.replace("<table>", scroll).replace("</table>", "</table></div>"))
 
@@ -45,3 +50,8 @@ def markdown(sections: Sequence[Section]) -> Iterator[str]:
     """Lines for `report.md`."""
     for part in sections:
         yield from (f"## {part.title}", "", part.text)
+
+
+def document(title: str, sections: Sequence[Section]) -> str:
+    """`report.md` of a folder that holds no comparison."""
+    return "\n".join([f"# {title}", "", *markdown(sections)])

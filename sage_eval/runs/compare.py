@@ -73,8 +73,10 @@ def summarise(
 ) -> Run:
     """Compare the arms of a folder whose arms are finished, and write the JSON files and the reports into it.
 
-    Without `keep` nothing is written: for a folder that cannot be.
+    The reports show what probes and benchmarks left there, too. Without `keep` nothing is written: for a folder that
+    cannot be.
     """
+    from sage_eval.probes.sections import found
     from sage_eval.report import html
     from sage_eval.report.markdown import render
     from sage_eval.runs import comparison, distances
@@ -84,13 +86,14 @@ def summarise(
     if not keep:
         vars(run)["comparison"] = result  # where the property would keep what it had read
         return run
+    sections = found(target)
     write_json(target / layout.COMPARISON, result.model_dump(mode="json"), indent=None)
     keep_prompts(run, result)
     if measured := distances.measure(run):
         write_json(target / layout.FIDELITY, measured.model_dump(mode="json"), indent=None)
         run = layout.load(target)
-    write_bytes(target / layout.REPORT, render(run).encode())
-    html.write(run)
+    write_bytes(target / layout.REPORT, render(run, sections).encode())
+    html.write(run, sections)
     return run
 
 

@@ -8,11 +8,14 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import zstandard
+from pydantic import BaseModel, ValidationError
 
 from sage_eval.errors import DataError, PrerequisiteError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -49,6 +52,29 @@ def read_json(path: Path) -> Any:
         raise DataError(f"cannot read {path}: {error.strerror}; is this a finished run folder?") from None
     except ValueError as error:
         raise DataError(f"{path} is cut short or not JSON ({error}): delete it and repeat the run") from None
+
+
+def read_record(model: type[M], path: Path) -> M:
+    """The record in a JSON file; `DataError` where it is missing, damaged, or of another version than 1."""
+    value = read_json(path)
+    check_version(path, value, 1)
+    return validate(model, value, path)
+
+
+def check_version(path: Path, value: Any, *known: int) -> None:
+    """`DataError` where `value`, which `path` begins with or consists of, has another schema version than `known`."""
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version not in known:
+        raise DataError(f"{path} has schema_version {version!r}; this sage-eval reads {max(known)}: update it")
+
+
+def validate(model: type[M], value: Any, path: Path) -> M:
+    """`value`, read from `path`, as a `model`; `DataError` names the first field that is wrong."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}") from None
 
 
 def write_jsonl_zst(path: Path, records: Iterable[Any]) -> None:

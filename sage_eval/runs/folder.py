@@ -11,6 +11,7 @@
     prompts.jsonl.zst          prompts by hash: in full those whose answers changed most (`packing`)
     comparison.json            paired statistics
     fidelity.json              KLD and its company, where top-k log-probabilities were taken
+    logits.json, drift.json, …   what `sage-eval probe` and `bench` measured, where they were told to write here
     report.md                  the table
     report.html, figures/*.svg   the same with figures: one page that needs nothing else, and its figures one by one
 
@@ -21,13 +22,13 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from sage_eval.errors import DataError
 from sage_eval.runs import columns
-from sage_eval.runs.files import read_json, read_jsonl_zst
+from sage_eval.runs.files import check_version, read_json, read_jsonl_zst, read_record, validate
 from sage_eval.runs.manifest import Manifest
 from sage_eval.runs.records import Sample
 from sage_eval.runs.spec import ArmSpec
@@ -41,7 +42,6 @@ SPEC, LOG, RESULTS, SAMPLES, ARM, ERROR = (
 )  # fmt: skip
 OLD_RESULTS = "results.json"
 JOURNAL = "answers.journal"
-M = TypeVar("M", bound=BaseModel)
 
 
 class ArmRecord(BaseModel):
@@ -80,14 +80,14 @@ class Arm:
         """All items of this arm in lm-eval's order."""
         path = self.folder / SAMPLES
         header, *lines = read_jsonl_zst(path)
-        _check_version(path, header, SCHEMA_VERSION, columns.VERSION)
+        check_version(path, header, SCHEMA_VERSION, columns.VERSION)
         if header["schema_version"] == columns.VERSION:
             try:
                 found = columns.decode([header, *lines], self._baseline(header["baseline"]))
             except (ValueError, KeyError, IndexError, TypeError) as error:  # pydantic's error is a ValueError
                 raise DataError(f"{path} is damaged ({str(error).splitlines()[0]}): run again with --fresh") from None
         else:
-            found = [_validate(Sample, line, path) for line in lines]
+            found = [validate(Sample, line, path) for line in lines]
         if len(found) != self.record.items:
             raise DataError(f"{path} has {len(found)} items, {ARM} says {self.record.items}")
         return found
@@ -118,7 +118,7 @@ class Arm:
         else:
             path = self.folder / OLD_RESULTS
             value = read_json(path)
-        _check_version(path, value)
+        check_version(path, value, SCHEMA_VERSION)
         return dict(value)
 
 
@@ -134,7 +134,7 @@ class Run:
     def prompts(self) -> dict[str, dict[str, Any]]:
         """Prompts by hash; long ones as their two ends, and with an empty context where only the hash was kept."""
         header, *lines = read_jsonl_zst(self.folder / PROMPTS)
-        _check_version(self.folder / PROMPTS, header)
+        check_version(self.folder / PROMPTS, header, SCHEMA_VERSION)
         known = {line["hash"]: line for line in lines}
         bare = {
             sample.prompt: {"hash": sample.prompt, "task": sample.task, "doc_id": sample.doc_id, "context": "",
@@ -149,7 +149,7 @@ class Run:
         """`comparison.json` as it was written; the paired statistics (`sage_eval.runs.comparison.Comparison`)."""
         from sage_eval.runs.comparison import Comparison
 
-        return _validate(Comparison, read_json(self.folder / COMPARISON), self.folder / COMPARISON)
+        return read_record(Comparison, self.folder / COMPARISON)
 
     @cached_property
     def fidelity(self) -> Any:
@@ -157,18 +157,18 @@ class Run:
         from sage_eval.runs.fidelity import FidelityRecord
 
         path = self.folder / FIDELITY
-        return _validate(FidelityRecord, read_json(path), path) if path.exists() else None
+        return read_record(FidelityRecord, path) if path.exists() else None
 
 
 def read_arm(folder: Path) -> Arm | None:
     """The finished arm in `folder`, or None where there is none; `DataError` where its record is damaged."""
     path = folder / ARM
-    return Arm(folder, _validate(ArmRecord, read_json(path), path)) if path.exists() else None
+    return Arm(folder, read_record(ArmRecord, path)) if path.exists() else None
 
 
 def read_manifest(folder: Path) -> Manifest:
     """What was asked for in `folder`, whether its arms are finished or not; `DataError` where it is damaged."""
-    return _validate(Manifest, read_json(folder / MANIFEST), folder / MANIFEST)
+    return read_record(Manifest, folder / MANIFEST)
 
 
 def load(folder: str | Path) -> Run:
@@ -184,19 +184,3 @@ def load(folder: str | Path) -> Run:
     found = {name: arm for name, arm in arms.items() if arm}
     base = next(iter(found.values()), None)
     return Run(folder, manifest, {n: arm if arm is base else replace(arm, base=base) for n, arm in found.items()})
-
-
-def _check_version(path: Path, value: Any, *known: int) -> None:
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if version not in (known or (SCHEMA_VERSION,)):
-        raise DataError(
-            f"{path} has schema_version {version!r}; this sage-eval reads {max(known, default=1)}: update it"
-        )
-
-
-def _validate(model: type[M], value: Any, path: Path) -> M:
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}") from None

@@ -1,11 +1,13 @@
 """The determinism probe: its arithmetic, and one real comparison of `sage_attn` with its exact variant."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sage_eval.errors import DataError, UsageError
+from sage_eval.probes import determinism
 from sage_eval.probes.determinism import WAYS, Answers, ArmResult, Determinism, against, cut, probe, text
 
 ONE = Answers(np.array([[-1.0, -2.0]]), [(1, 2)])
@@ -56,3 +58,12 @@ def test_the_table_has_a_line_a_way_and_says_the_error():
     assert text(result).count("\n| ") == 1 + 2 * 5
     assert "both `whole`: c 0.015 nats" in text(result)
     assert Determinism.model_validate_json(result.model_dump_json()) == result
+
+
+def test_the_section_is_the_table_and_how_to_read_it():
+    stored = determinism.read(Path(__file__).parent / "stored" / "determinism_schema_1.json")
+    assert [arm.arm for arm in stored.arms] == ["triton", "sage_attn"]
+    section = determinism.markdown(stored)
+    assert section.startswith("## Determinism\n\n8 prompts of 2,048 tokens;")
+    assert text(stored) in section
+    assert "is the floor" in section.removeprefix("## Determinism\n\n" + text(stored))

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,13 @@ def full_run(tmp_path_factory):
 def page(full_run):
     """Its page as text."""
     return (full_run.folder / "report.html").read_text()
+
+
+@pytest.fixture(scope="session")
+def measured_run(full_run, tmp_path_factory):
+    """The same with a record of each probe and benchmark in its folder. Read only."""
+    from sage_eval.runs.compare import summarise
+    from tests.report.measured import put
+
+    folder = put(Path(shutil.copytree(full_run.folder, tmp_path_factory.mktemp("measured") / "run")))
+    return summarise(folder, {"tiny_mmlu": 0.3}, {"accuracy": 0.02})

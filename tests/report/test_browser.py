@@ -52,7 +52,13 @@ def test_the_page_renders_without_complaint_or_request(full_run, tmp_path, width
     assert len(colours) > 100
 
 
-def test_nothing_is_wider_than_a_phone(page, tmp_path):
+def test_neither_does_a_page_with_what_probes_measured(measured_run, tmp_path):
+    _, console, asked = visit(measured_run.folder / "report.html", tmp_path)
+    assert (console, asked) == ([], [])
+
+
+def test_nothing_is_wider_than_a_phone(measured_run, tmp_path):
+    page = (measured_run.folder / "report.html").read_text()
     # In a frame, as a browser's window has a least width. The copy may run a script, the page may not.
     inner = escape(re.sub("<meta http-equiv[^>]*>", "", page))
     script = """onload = () => { const inner = document.querySelector("iframe").contentDocument;

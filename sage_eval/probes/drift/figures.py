@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from sage_eval.probes.drift.lines import OTHER, REPEAT, Way
 from sage_eval.probes.drift.record import DriftRecord, LayerDrift, Series
-from sage_eval.report.figures.style import LIGHT, MARKERS, Drawing, canvas, dashes, log_label, theme, to_svg
+from sage_eval.report.figures.style import LIGHT, MARKERS, Drawing, canvas, dashes, log_label, svgs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +23,7 @@ WAYS: tuple[tuple[Way, str, str], ...] = (
 
 def figures(record: DriftRecord) -> dict[str, str]:
     """The figures as SVG files, by name."""
-    with theme():
-        return {drawing.name: to_svg(drawing).alone() for drawing in drawings(record)}
+    return {svg.name: svg.alone() for svg in svgs(drawings(record))}
 
 
 def drawings(record: DriftRecord) -> Iterator[Drawing]:

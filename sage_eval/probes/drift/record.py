@@ -7,12 +7,11 @@ the same prompts, where the error of earlier layers is in the inputs of later on
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from sage_eval.errors import DataError
 from sage_eval.probes.drift.lines import BASELINE, OTHER, Against, Way
 from sage_eval.probes.drift.statistics import Outliers
-from sage_eval.runs.files import read_json
+from sage_eval.runs.files import read_record
 
 DRIFT = "drift.json"
 
@@ -127,17 +126,4 @@ class DriftRecord(_Record):
 
 def read(path: Path) -> DriftRecord:
     """The record in `path`; `DataError` where it is missing, damaged, or of another version."""
-    value = read_json(path)
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != 1:
-        raise DataError(f"{path} has schema_version {version!r}; this sage-eval reads 1: update it")
-    try:
-        return DriftRecord.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-
-
-def load(folder: Path) -> DriftRecord | None:
-    """The record in a run folder, or None."""
-    return read(folder / DRIFT) if (folder / DRIFT).exists() else None
+    return read_record(DriftRecord, path)

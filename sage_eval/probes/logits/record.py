@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from sage_eval.errors import DataError
-from sage_eval.runs.fidelity import TaskFidelity
-from sage_eval.runs.files import read_json
+from sage_eval.runs.fidelity import FidelityRecord, TaskFidelity
+from sage_eval.runs.files import read_record
 from sage_eval.statistics.estimate import Estimate
 
 LOGITS = "logits.json"
@@ -134,16 +133,18 @@ class LogitsRecord(_Model):
         """The first arm's name."""
         return self.arms[0].name
 
+    @property
+    def compared(self) -> list[tuple[str, ArmLogits, LogitDistances]]:
+        """The arms that have distances, with their names."""
+        return [(arm.name, arm, arm.distances) for arm in self.arms if arm.distances]
 
-def read(folder: Path) -> LogitsRecord:
-    """The record in `folder`; `DataError` where it is missing, damaged, or of another version."""
-    path = folder / LOGITS
-    value = read_json(path)
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != 1:
-        raise DataError(f"{path} has schema_version {version!r}; this sage-eval reads 1: update it")
-    try:
-        return LogitsRecord.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    @property
+    def fidelity(self) -> FidelityRecord:
+        """The distances as `compare` has them."""
+        tasks = [found.fidelity for _, _, found in self.compared]
+        return FidelityRecord(schema_version=1, baseline=self.baseline, tasks=tasks)
+
+
+def read(path: Path) -> LogitsRecord:
+    """The record in `path`; `DataError` where it is missing, damaged, or of another version."""
+    return read_record(LogitsRecord, path)

@@ -12,12 +12,13 @@ from sage_eval.engine.options import ArmOptions
 from sage_eval.errors import PrerequisiteError
 from sage_eval.probes.arms import parse_arms
 from sage_eval.probes.logits.chunks import STEP
+from sage_eval.probes.logits.figures import figures
 from sage_eval.probes.logits.plan import CLASSES, choose
 from sage_eval.probes.logits.probe import Wanted, Work, probe
 from sage_eval.probes.logits.record import LOGITS, LogitsRecord
 from sage_eval.probes.logits.summary import classes
 from sage_eval.runs.calibration import Role
-from sage_eval.runs.files import write_json
+from sage_eval.runs.files import write_bytes, write_json
 
 
 class Options(NamedTuple):
@@ -96,6 +97,8 @@ def measure(
         record = record.model_copy(update={"arms": [*record.arms, result]})
         write_json(folder / LOGITS, record.model_dump(mode="json"))
         say(f"{result.name}: {result.error or f'started in {result.start_seconds} s, done in {result.seconds} s'}")
+    for file, svg in figures(record).items():
+        write_bytes(folder / f"{file}.svg", svg.encode())
     return record, folder
 
 

@@ -1,11 +1,10 @@
-"""A record of `probe logits` as text, as a section of a report, and as figures. Pure functions."""
+"""A record of `probe logits` as text and as a section of a report. Pure functions."""
 
 from collections.abc import Iterator, Sequence
 
 from sage_eval.probes.logits.record import ArmLogits, GeneratedText, LogitDistances, LogitsRecord, Part
 from sage_eval.report.fidelity_table import tables
 from sage_eval.report.tables import Table
-from sage_eval.runs.fidelity import FidelityRecord
 from sage_eval.statistics.estimate import Estimate
 
 READ = (
@@ -26,20 +25,9 @@ def markdown(record: LogitsRecord) -> str:
     return "\n".join(_section(record, details=True)) + "\n"
 
 
-def figures(record: LogitsRecord) -> dict[str, str]:
-    """File name without ending → SVG: the spread of KLD, and the difference of NLL by position."""
-    from sage_eval.report.figures.fidelity import drawings
-    from sage_eval.report.figures.style import theme, to_svg
-
-    if not _compared(record):
-        return {}
-    with theme():
-        return {f"logits-{drawing.name}": to_svg(drawing).text for drawing in drawings(_fidelity(record))}
-
-
 def _section(record: LogitsRecord, *, details: bool) -> Iterator[str]:
     yield from (f"## Full next-token distributions: {record.texts}", "", _served(record), "")
-    compared = _compared(record)
+    compared = record.compared
     if compared:
         yield from _markdown(_by_length(record, compared))
         yield from (_exactness(record, compared), "", READ, "")
@@ -50,20 +38,8 @@ def _section(record: LogitsRecord, *, details: bool) -> Iterator[str]:
         yield from _markdown(_generated(record, written))
     if details and compared:
         yield from _folded("By position", [_by_position(record, compared)])
-        yield from _folded("All statistics of the distributions", list(tables(_fidelity(record))))
+        yield from _folded("All statistics of the distributions", list(tables(record.fidelity)))
         yield from _folded("Positions with the largest KLD", [_worst(name, found) for name, _, found in compared])
-
-
-def _compared(record: LogitsRecord) -> list[tuple[str, ArmLogits, LogitDistances]]:
-    return [(arm.name, arm, arm.distances) for arm in record.arms if arm.distances]
-
-
-def _fidelity(record: LogitsRecord) -> FidelityRecord:
-    return FidelityRecord(
-        schema_version=1,
-        baseline=record.baseline,
-        tasks=[found.fidelity for _, _, found in _compared(record)],
-    )
 
 
 def _served(record: LogitsRecord) -> str:
@@ -160,7 +136,8 @@ def _worst(name: str, found: LogitDistances) -> Table:
 
 
 def _quote(words: str) -> str:
-    return repr(words).replace("`", "'")
+    # A token may hold anything: in a span of code it is neither Markdown nor HTML.
+    return "`" + repr(words).replace("`", "'") + "`"
 
 
 def _number(estimate: Estimate, form: str, error: str, scale: float = 1.0) -> str:

@@ -93,15 +93,6 @@ def memory(  # noqa: PLR0913, PLR0917 - one parameter a flag
     )  # fmt: skip
 
 
-def show(folder: Path, *, json: bool) -> None:
-    """Print the records of a run folder again."""
-    from sage_eval.probes.serving.run import load
-    from sage_eval.probes.serving.table import render
-
-    for found in load(folder):
-        typer.echo(found.model_dump_json(indent=1) if json else render(found))
-
-
 def _run(kind: Any, model: str | None, arms: str, *, json: bool, **options: Any) -> None:
     import shlex
 

@@ -11,10 +11,10 @@ prompts, so their seconds are paired by position; arms of different blocks are n
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from sage_eval.errors import DataError, UsageError
-from sage_eval.runs.files import read_json, write_json
+from sage_eval.errors import UsageError
+from sage_eval.runs.files import read_record, write_json
 
 SERVING, MEMORY = "serving.json", "memory.json"
 Kind = Literal["prefill", "packed", "decode"]
@@ -110,15 +110,7 @@ class Record(_Model):
 
 def read(path: Path) -> Record:
     """The record in `path`; `DataError` where it is missing, damaged, or of another version."""
-    value = read_json(path)
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != 1:
-        raise DataError(f"{path} has schema_version {version!r}; this sage-eval reads 1: update it")
-    try:
-        return Record.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return read_record(Record, path)
 
 
 def resume(path: Path, new: Record) -> Record:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from sage_eval.errors import DataError, UsageError
+from sage_eval.errors import UsageError
 from sage_eval.probes.arms import parse_arms
 from sage_eval.probes.serving import gpu, record
 from sage_eval.probes.serving.measure import Measurement
@@ -64,11 +64,3 @@ def bench(
     )
     Measurement(plan, into, path, say).run()
     return into, folder
-
-
-def load(folder: Path) -> list[Record]:
-    """The records in `folder`; `DataError` where there is none."""
-    found = [record.read(folder / name) for name in FILES.values() if (folder / name).exists()]
-    if not found:
-        raise DataError(f"{folder} holds neither {SERVING} nor {MEMORY}: it is no folder of `sage-eval bench`")
-    return found

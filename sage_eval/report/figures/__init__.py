@@ -1,7 +1,7 @@
 """The figures of a report, as SVG: pure functions of a run folder. matplotlib is imported when the first is drawn."""
 
 from sage_eval.report.figures import dose, fidelity, forest, heatmap, subjects
-from sage_eval.report.figures.style import Svg, theme, to_svg
+from sage_eval.report.figures.style import Svg, svgs
 from sage_eval.runs.folder import Run
 
 SECTIONS = {
@@ -15,5 +15,4 @@ SECTIONS = {
 
 def draw(run: Run) -> dict[str, list[Svg]]:
     """The figures that the run has data for, by the section of the report that they belong to."""
-    with theme():
-        return {section: [to_svg(drawing) for drawing in make(run)] for section, make in SECTIONS.items()}
+    return {section: svgs(make(run)) for section, make in SECTIONS.items()}

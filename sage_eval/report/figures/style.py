@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree
@@ -98,6 +98,12 @@ def theme() -> Iterator[None]:
             "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.axisbelow": True,
         })  # fmt: skip
         yield
+
+
+def svgs(drawings: Iterable[Drawing]) -> list[Svg]:
+    """Save `drawings`, which are made here and now where it is a generator: within `theme`."""
+    with theme():
+        return [to_svg(drawing) for drawing in drawings]
 
 
 def canvas(height: float, rows: int = 1, columns: int = 1, **options: Any) -> "tuple[Figure, list[Axes]]":

@@ -10,7 +10,7 @@ from sage_eval.cli import app
 from sage_eval.errors import DataError
 from sage_eval.probes.drift.figures import figures
 from sage_eval.probes.drift.lines import OTHER, REPEAT
-from sage_eval.probes.drift.record import DRIFT, DriftRecord, load, read
+from sage_eval.probes.drift.record import DRIFT, DriftRecord, read
 from sage_eval.probes.drift.table import markdown, text
 from sage_eval.runs.files import write_json
 
@@ -27,18 +27,17 @@ def without(record, *arms):
 
 
 def test_a_record_survives_its_file(record, tmp_path):
-    assert load(tmp_path) is None
     write_json(tmp_path / DRIFT, record.model_dump(mode="json"))
-    assert load(tmp_path) == record
+    assert read(tmp_path / DRIFT) == record
 
 
 def test_another_version_and_a_damaged_file_are_refused(tmp_path):
     (tmp_path / DRIFT).write_text('{"schema_version": 2}')
     with pytest.raises(DataError, match="schema_version 2"):
-        load(tmp_path)
+        read(tmp_path / DRIFT)
     (tmp_path / DRIFT).write_text('{"schema_version": 1, "created": 3}')
     with pytest.raises(DataError, match="created"):
-        load(tmp_path)
+        read(tmp_path / DRIFT)
 
 
 def test_the_share_is_the_other_makes_distance_over_the_arms(record):

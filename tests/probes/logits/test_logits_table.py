@@ -8,6 +8,7 @@ import pytest
 from sage_eval.errors import DataError
 from sage_eval.probes.logits import table
 from sage_eval.probes.logits.chunks import STEP
+from sage_eval.probes.logits.figures import figures
 from sage_eval.probes.logits.generated import compare, first_difference
 from sage_eval.probes.logits.plan import choose
 from sage_eval.probes.logits.record import LOGITS, ArmLogits, LogitsRecord, read
@@ -74,13 +75,13 @@ def test_one_of_the_worst_shows_the_text_around_it():
 
 def test_a_record_comes_back_from_its_file(tmp_path):
     write_json(tmp_path / LOGITS, RECORD.model_dump(mode="json"))
-    assert read(tmp_path) == RECORD
+    assert read(tmp_path / LOGITS) == RECORD
 
 
 def test_a_record_of_another_version_is_refused(tmp_path):
     write_json(tmp_path / LOGITS, {"schema_version": 2})
     with pytest.raises(DataError, match="schema_version 2"):
-        read(tmp_path)
+        read(tmp_path / LOGITS)
 
 
 def test_the_text_has_the_arms_the_floor_and_what_failed():
@@ -109,11 +110,11 @@ def test_the_section_is_markdown_with_a_heading_and_whole_tables():
 def test_a_record_with_the_baseline_alone_can_be_shown():
     early = RECORD.model_copy(update={"arms": RECORD.arms[:1]})
     assert table.markdown(early).startswith("## ")
-    assert table.figures(early) == {}
+    assert figures(early) == {}
 
 
 def test_the_figures_are_svg():
-    drawn = table.figures(RECORD)
+    drawn = figures(RECORD)
     assert set(drawn) == {"logits-kld-prose", "logits-position-prose"}
     for svg in drawn.values():
         assert ElementTree.fromstring(svg).tag.endswith("svg")

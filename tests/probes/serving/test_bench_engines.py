@@ -8,7 +8,7 @@ from sage_eval.cli import main
 from sage_eval.errors import PrerequisiteError
 from sage_eval.probes.serving import gpu, record
 from sage_eval.probes.serving.record import Cell
-from sage_eval.probes.serving.run import bench, load
+from sage_eval.probes.serving.run import bench
 from sage_eval.runs.files import write_json
 
 EXACT, QUANTISED = "sage_attn:variant=exact", "sage_attn"
@@ -77,7 +77,7 @@ def test_memory_comes_from_the_scheduler(measured):
 @pytest.mark.engine
 def test_the_file_and_its_rendering_are_what_was_returned(measured, capsys):
     found, folder, _ = measured
-    assert load(folder) == [found]
+    assert record.read(folder / record.SERVING) == found
     assert main(["report", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "| 256 | `sage_attn` |" in out
