@@ -40,6 +40,13 @@ def test_the_table_is_that_of_the_published_run():
         assert any(row[1] == verdict and row[5].startswith(margin) for row in rows), task
 
 
+def test_the_table_of_the_cpu_is_that_of_its_run():
+    report = (ROOT / "results" / "reference-model-cpu" / "report.md").read_text().splitlines()
+    rows = [line for line in README.partition("| torch_native ± SE |")[2].splitlines() if line.startswith("| sage_")]
+    assert len(rows) == 10
+    assert [row for row in rows if row not in report] == []
+
+
 def test_the_floors_and_damages_are_those_of_the_published_run():
     judged = {task["task"]: task for task in json.loads((RUN / "comparison.json").read_text())["verdict"]["tasks"]}
     for task, (floors, control, *doses) in table(["task", "floor: FA3 again, reordered; Triton"]).items():
