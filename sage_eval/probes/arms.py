@@ -6,12 +6,15 @@ An arm is `BACKEND` or `PREFILL+DECODE`; settings of `sage_attn` follow a colon.
 a colon belongs to the arm before it. Everything else is the same for all arms.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from sage_eval.attention.settings import AttentionSettings
 from sage_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from sage_eval.engine.options import ArmOptions
 
 SAGE = "sage_attn"
 
@@ -58,3 +61,11 @@ def _arm(spec: str) -> BenchArm:
     settings = AttentionSettings.from_mapping(settings).model_dump(exclude_unset=True)
     backends = {f"{phase}_attention_backend": name for phase, name in (("prefill", prefill), ("decode", decode))}
     return BenchArm(name=spec, arguments=(backends if plus else {"attention_backend": prefill}) | settings)
+
+
+def role(options: "ArmOptions") -> Literal["floor", "control", "candidate"]:
+    """A `sage_attn` arm is a candidate, or, with INT4, the control; whatever is exact is a floor."""
+    if not options.sage_prefill or options.attention is None:
+        return "floor"
+    variant = options.attention.variant
+    return "floor" if variant == "exact" else "control" if variant.startswith("int4") else "candidate"

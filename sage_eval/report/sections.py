@@ -10,7 +10,7 @@ from sage_eval.report.figures.style import Svg
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-_SUMMARY = re.compile(r"^<details><summary>(.*)</summary>$", re.MULTILINE)
+_FOLDED = re.compile(r"^<details><summary>(.*?)</summary>\n(.*?)^</details>$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,33 @@ class Section:
 
     @property
     def page(self) -> "Markup":
-        """`text` as HTML that loads nothing: what is folded away has a heading, HTML and links stay words."""
-        from markdown_it import MarkdownIt
-        from markupsafe import Markup
+        """`text` as HTML that loads nothing: what is folded away stays so, all other HTML and links stay words."""
+        from markupsafe import Markup, escape
 
-        parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-        parser.disable(["image", "link", "autolink", "reference"])
-        tokens = parser.parse(_SUMMARY.sub(r"### \1", self.text).replace("</details>\n", ""))
-        for token in tokens:
-            if token.type == "th_open":
-                token.attrSet("scope", "col")
-        html = parser.renderer.render(tokens, parser.options, {})
-        scroll = f'<div class="scroll" tabindex="0" role="region" aria-label="{self.name}"><table>'
-        return Markup(html.replace("<table>", scroll).replace("</table>", "</table></div>"))
+        # Text, title of a folded part, that part, text, …
+        pieces = _FOLDED.split(self.text)
+        folded = zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True)
+        return Markup(_html(pieces[0], self.name)) + Markup("").join(
+            Markup("<details><summary>{}</summary>{}</details>{}").format(
+                escape(title), Markup(_html(part, self.name)), Markup(_html(after, self.name))
+            )
+            for title, part, after in folded
+        )
+
+
+def _html(text: str, name: str) -> str:
+    """Markdown without HTML, links and images as HTML."""
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.disable(["image", "link", "autolink", "reference"])
+    tokens = parser.parse(text)
+    for token in tokens:
+        if token.type == "th_open":
+            token.attrSet("scope", "col")
+    html = str(parser.renderer.render(tokens, parser.options, {}))
+    scroll = f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table>'
+    return html.replace("<table>", scroll).replace("</table>", "</table></div>")
 
 
 def section(name: str, text: str, figures: Sequence[Svg] = ()) -> Section:

@@ -81,11 +81,18 @@ def test_a_token_breaks_no_row_of_markdown(measured_run):
     assert row.count("`") == 2 * len(re.findall(r"`[^`]*`", row)) > 0
 
 
-def test_what_is_folded_away_has_a_heading_in_html_only():
+def test_what_is_folded_away_stays_so_and_its_html_stays_words():
     part = section("a", "# Title\n\n## Below\n\n<details><summary>More</summary>\n\n<i>x</i>\n\n</details>\n\nend\n")
     assert part.title == "Title"
     assert part.text.startswith("### Below\n\n<details><summary>More</summary>\n")
-    assert part.page == "<h3>Below</h3>\n<h3>More</h3>\n<p>&lt;i&gt;x&lt;/i&gt;</p>\n<p>end</p>\n"
+    assert part.page == (
+        "<h3>Below</h3>\n<details><summary>More</summary><p>&lt;i&gt;x&lt;/i&gt;</p>\n</details><p>end</p>\n"
+    )
+
+
+def test_the_title_of_a_folded_part_is_words():
+    part = section("a", "# T\n\n<details><summary><script>1</script></summary>\n\nx\n\n</details>\n")
+    assert "<details><summary>&lt;script&gt;1&lt;/script&gt;</summary>" in part.page
 
 
 def test_a_folder_without_a_comparison_is_shown_and_written(bench, capsys, tmp_path):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from sage_eval.probes.drift.lines import OTHER, REPEAT, Way
 from sage_eval.probes.drift.record import DriftRecord, LayerDrift, Series
-from sage_eval.report.figures.style import LIGHT, MARKERS, Drawing, canvas, dashes, log_label, svgs
+from sage_eval.report.figures.style import LIGHT, MARKERS, Drawing, canvas, colour, dashes, log_label, svgs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,16 +43,14 @@ def _draw(record: DriftRecord, found: list[Series], name: str, title: str) -> Dr
     seen: dict[str, int] = {}
     for series in found:
         role = record.role(series.arm)
-        # The roles have one colour each; a second candidate takes that of the stress arms, which are none here.
         index = seen[role] = seen.get(role, -1) + 1
-        colour = LIGHT["stress" if role == "candidate" and index % 2 else role]
         style = dashes(role, index)
         layers = [layer.layer for layer in series.layers]
         for ax, (_, value) in zip(axes, METRICS, strict=True):
             heights = [value(layer) if value(layer) > 0 else float("nan") for layer in series.layers]
             ax.plot(
-                layers, heights, color=colour, linestyle=style, marker=MARKERS[role], markersize=3, linewidth=1.2,
-                label=series.arm,
+                layers, heights, color=colour(role, index), linestyle=style, marker=MARKERS[role], markersize=3,
+                linewidth=1.2, label=series.arm,
             )  # fmt: skip
     for ax, (label, _) in zip(axes, METRICS, strict=True):
         _log(ax)

@@ -16,7 +16,7 @@ from sage_eval.engine.arm import Arm, open_arm
 from sage_eval.engine.options import SAGE, ArmOptions
 from sage_eval.engine.requests import GenerateRequest
 from sage_eval.errors import EngineError, SageEvalError, UsageError
-from sage_eval.probes.arms import BenchArm, parse_arms
+from sage_eval.probes.arms import BenchArm, parse_arms, role
 from sage_eval.probes.determinism import Prompt, cut
 from sage_eval.probes.drift import lines, reduce
 from sage_eval.probes.drift.figures import figures
@@ -46,14 +46,6 @@ class Contender:
         backend = engine.get("prefill_attention_backend") or engine.get("attention_backend")
         settings = attention.model_dump(mode="json", exclude_none=True) if backend == SAGE and attention else None
         return Kernel(arm=self.name, backend=str(backend), settings=settings)
-
-    @property
-    def role(self) -> Role:
-        """A `sage_attn` arm is a candidate, or, with INT4, the control; whatever is exact is a floor."""
-        if not self.options.sage_prefill or self.options.attention is None:
-            return "floor"
-        variant = self.options.attention.variant
-        return "floor" if variant == "exact" else "control" if variant.startswith("int4") else "candidate"
 
 
 def run(
@@ -140,7 +132,10 @@ def probe(
     with tempfile.TemporaryDirectory(prefix="sage-eval-drift-", dir=scratch) as directory:
         folder = Path(directory)
         np.save(folder / lines.PROMPTS, np.array(prompts, dtype=np.int32))
-        arms = [_arm(contender, "baseline" if contender is baseline else contender.role) for contender in contenders]
+        arms = [
+            _arm(contender, "baseline" if contender is baseline else role(contender.options))
+            for contender in contenders
+        ]
         kernels = [other.kernel for other in others]
         watch = Watch(folder=folder, arm=baseline.name, is_baseline=True, kernels=kernels)
         with _engine(baseline, watch) as (arm, seconds):
@@ -180,11 +175,11 @@ def _serve(arm: Arm, prompts: Sequence[Prompt]) -> None:
         arm.generate([GenerateRequest(prompt, {"max_new_tokens": 1, "temperature": 0.0, "ignore_eos": True})])
 
 
-def _arm(contender: Contender, role: Role) -> ArmRecord:
+def _arm(contender: Contender, part: Role) -> ArmRecord:
     attention = contender.options.attention
     settings = attention.model_dump(mode="json", exclude_unset=True) if attention else {}
     shared, arguments = contender.opened is None, contender.options.engine | settings
-    return ArmRecord(name=contender.name, role=role, arguments=arguments, shared=shared)
+    return ArmRecord(name=contender.name, role=part, arguments=arguments, shared=shared)
 
 
 def _seen(arm: Arm, seconds: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from sage_eval.engine.arm import open_arm
 from sage_eval.engine.checks import check_before_start, load_config
 from sage_eval.engine.options import ArmOptions
 from sage_eval.errors import PrerequisiteError
-from sage_eval.probes.arms import parse_arms
+from sage_eval.probes.arms import parse_arms, role
 from sage_eval.probes.logits.chunks import STEP
 from sage_eval.probes.logits.figures import figures
 from sage_eval.probes.logits.plan import CLASSES, choose
@@ -111,12 +111,12 @@ def _wanted(model: str, arms: Mapping[str, dict[str, Any]]) -> list[Wanted]:
         check_before_start(options)
         first = first or options
         same = (options.backend, options.attention) == (first.backend, first.attention)
-        role: Role = "baseline" if not found else "floor" if same else "candidate"
+        part: Role = "baseline" if not found else "floor" if same else role(options)
 
         def opened(arguments: dict[str, Any], **more: Any) -> Any:
             return open_arm(ArmOptions.from_arguments(model, **arguments, **more))
 
-        found.append(Wanted(name, arguments, role, functools.partial(opened, arguments)))
+        found.append(Wanted(name, arguments, part, functools.partial(opened, arguments)))
     return found
 
 

@@ -39,7 +39,10 @@ def _section(record: LogitsRecord, *, details: bool) -> Iterator[str]:
     if details and compared:
         yield from _folded("By position", [_by_position(record, compared)])
         yield from _folded("All statistics of the distributions", list(tables(record.fidelity)))
-        yield from _folded("Positions with the largest KLD", [_worst(name, found) for name, _, found in compared])
+        yield from _folded(
+            "Positions with the largest KLD",
+            [_worst(name, found) for name, _, found in compared if any(p.kld for p in found.worst)],
+        )
 
 
 def _served(record: LogitsRecord) -> str:
@@ -130,6 +133,7 @@ def _worst(name: str, found: LogitDistances) -> Table:
             " → ".join(map(_quote, dict.fromkeys(place.most_probable))),
         )
         for place in found.worst
+        if place.kld > 0
     ]  # fmt: skip
     header = ("document", "context", "KLD, nats", "after", "true token", "its probability", "most probable")
     return Table(name, header, rows, [], names=0)

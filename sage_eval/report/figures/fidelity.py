@@ -3,7 +3,18 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from sage_eval.report.figures.style import LIGHT, MARKERS, POINTS, Drawing, canvas, dashes, file_name, log_label
+from sage_eval.report.figures.style import (
+    LIGHT,
+    MARKERS,
+    POINTS,
+    Drawing,
+    canvas,
+    colour,
+    dashes,
+    file_name,
+    legend_columns,
+    log_label,
+)
 from sage_eval.runs.fidelity import FidelityRecord, TaskFidelity
 from sage_eval.runs.folder import Run
 
@@ -37,14 +48,14 @@ def _divergence(task: str, arms: Sequence[TaskFidelity]) -> Iterator[Drawing]:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, [ax] = canvas(2.9)
-    for arm, line in _lines(arms):
+    for arm, line, ink in _lines(arms):
         histogram = arm.kld_histogram
         total = sum(histogram.counts) + histogram.below
         shares = [100 * count / total for count in histogram.counts]
         label = f"{arm.arm} ({100 * histogram.below / total:.3g} % below the axis)" if histogram.below else arm.arm
-        ax.stairs(shares, histogram.edges, color=LIGHT[arm.role], linestyle=line, linewidth=1.6, label=label)
+        ax.stairs(shares, histogram.edges, color=ink, linestyle=line, linewidth=1.6, label=label)
         if arm.role == "candidate":
-            ax.stairs(shares, histogram.edges, color=LIGHT[arm.role], alpha=0.15, fill=True)
+            ax.stairs(shares, histogram.edges, color=ink, alpha=0.15, fill=True)
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(numticks=TICKS))
     ax.xaxis.set_major_formatter(FuncFormatter(log_label))
@@ -61,7 +72,7 @@ def _divergence(task: str, arms: Sequence[TaskFidelity]) -> Iterator[Drawing]:
     ax.set_title(f"KL divergence of the next token: {task}", fontweight="bold")
     ax.set_xlabel("KLD against the baseline, nats")
     ax.set_ylabel("token positions, %")
-    figure.legend(loc="outside lower left", ncols=2)
+    figure.legend(loc="outside lower left", ncols=legend_columns(ax.get_legend_handles_labels()[1]))
     below = f" All positions of {', '.join(silent)} are below the axis." if silent else ""
     bound = "" if all(arm.statistics.exact for arm in arms) else " Lower bounds, from top-k lists."
     means = "; ".join(f"{arm.arm} {arm.statistics.kld.value:.3g} nats" for arm in arms)
@@ -101,28 +112,29 @@ def _position(task: str, arms: Sequence[TaskFidelity]) -> Iterator[Drawing]:
 def _curves(ax: "Axes", arms: Sequence[TaskFidelity]) -> None:
     ax.axhline(0, color=LIGHT["muted"], linewidth=0.8)
     bins = arms[0].by_position
-    for index, (arm, line) in enumerate(_lines(arms)):
+    for index, (arm, line, ink) in enumerate(_lines(arms)):
         # Side by side within a bin, so that intervals do not hide one another.
         shift = 0.5 + 0.7 * ((index + 0.5) / len(arms) - 0.5)
         for i, part in enumerate(arm.by_position):
             if part.difference.low is not None and part.difference.high is not None:
                 ends = [part.difference.low, part.difference.high]
-                ax.plot([i + shift] * 2, ends, color=LIGHT[arm.role], linewidth=1.1)
+                ax.plot([i + shift] * 2, ends, color=ink, linewidth=1.1)
         ax.plot(
             [i + shift for i in range(len(arm.by_position))],
             [part.difference.value for part in arm.by_position],
-            marker=MARKERS[arm.role], markersize=4, linestyle=line, linewidth=1, color=LIGHT[arm.role], label=arm.arm,
+            marker=MARKERS[arm.role], markersize=4, linestyle=line, linewidth=1, color=ink, label=arm.arm,
         )  # fmt: skip
     edges = [f"{part.low:,}" for part in bins] + [f"{bins[-1].high:,}"]
     step = -(-len(edges) // TICKS)
     ax.set_xticks(range(0, len(edges), step), edges[::step])
     ax.set_xlim(0, len(bins))
-    ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
+    columns = legend_columns([arm.arm for arm in arms])
+    ax.legend(ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
 
 
-def _lines(arms: Sequence[TaskFidelity]) -> Iterator[tuple[TaskFidelity, object]]:
-    """Each arm with its line: arms of one role differ by it."""
+def _lines(arms: Sequence[TaskFidelity]) -> Iterator[tuple[TaskFidelity, object, str]]:
+    """Each arm with its line and colour: arms of one role differ by them."""
     seen: dict[str, int] = {}
     for arm in arms:
-        yield arm, dashes(arm.role, seen.get(arm.role, 0))
-        seen[arm.role] = seen.get(arm.role, 0) + 1
+        index = seen[arm.role] = seen.get(arm.role, -1) + 1
+        yield arm, dashes(arm.role, index), colour(arm.role, index)

@@ -134,6 +134,16 @@ def dashes(role: str, index: int) -> Any:
     return lines[index % len(lines)]
 
 
+def colour(role: str, index: int) -> str:
+    """The colour of the `index`-th arm of a role; a second candidate takes that of the stress arms."""
+    return LIGHT["stress" if role == "candidate" and index % 2 else role]
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """As many columns as fit the common width."""
+    return max(1, min(len(labels), 3, 76 // (max(map(len, labels), default=0) + 8)))
+
+
 def to_svg(drawing: Drawing) -> Svg:
     """Save as SVG, byte for byte the same every time; ids begin with the name, so that a page can hold many."""
     buffer = io.BytesIO()
