@@ -77,6 +77,7 @@ def test_a_window_standard_error_is_clustered_by_document(
 
 def test_the_table_shows_the_standard_error(documents: dict[str, Any]) -> None:
     table = make_table(documents)
+    assert table.splitlines()[0].replace(" ", "").startswith("|Tasks|Version|Filter|n-shot|Metric|")
     for metric in METRICS:
         line = next(line for line in table.splitlines() if f"|{metric}" in line)
         assert "N/A" not in line
