@@ -8,7 +8,7 @@
     arms/<name>/topk.npz       the k most probable tokens at each position of the texts, where asked for
     arms/<name>/answers.journal     while the arm runs: what is finished of it (`engine.journal`)
     arms/<name>/arm.json       written last: this arm is finished; its fingerprint, times, coverage
-    prompts.jsonl.zst          prompts by hash: in full those whose answers changed most (`packing`)
+    prompts.jsonl.zst          prompts by hash: in full those on which the candidate lost most (`packing`)
     comparison.json            paired statistics
     fidelity.json              KLD and its company, where top-k log-probabilities were taken
     logits.json, drift.json, …   what `sage-eval probe` and `bench` measured, where they were told to write here
