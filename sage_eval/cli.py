@@ -19,6 +19,7 @@ from sage_eval.cli_probe import probe
 from sage_eval.cli_report import report, show
 from sage_eval.config import RunConfig
 from sage_eval.errors import PrerequisiteError, SageEvalError
+from sage_eval.probes.rate.command import rate
 from sage_eval.probes.scoring.command import scoring
 from sage_eval.probes.serving.command import memory, serving
 
@@ -213,6 +214,7 @@ def kernels(
 
 bench.command()(serving)
 bench.command()(memory)
+bench.command()(rate)
 bench.command()(scoring)
 
 

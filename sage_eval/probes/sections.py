@@ -13,6 +13,9 @@ from sage_eval.probes.drift import table as drift_table
 from sage_eval.probes.logits import figures as logits_figures
 from sage_eval.probes.logits import record as logits
 from sage_eval.probes.logits import table as logits_table
+from sage_eval.probes.rate import figures as rate_figures
+from sage_eval.probes.rate import record as rate
+from sage_eval.probes.rate import table as rate_table
 from sage_eval.probes.scoring import record as scoring
 from sage_eval.probes.scoring import table as scoring_table
 from sage_eval.probes.serving import record as serving
@@ -26,6 +29,7 @@ READERS: dict[str, Callable[[Path], BaseModel]] = {
     determinism.DETERMINISM: determinism.read,
     serving.SERVING: serving.read,
     serving.MEMORY: serving.read,
+    rate.RATE: rate.read,
     scoring.SCORING: scoring.read,
 }
 """By file name, in the order of a report."""
@@ -62,6 +66,8 @@ def _section(name: str, record: BaseModel) -> Section:
             return section(name, determinism.markdown(record))
         case serving.Record():
             return section(name, serving_table.render(record))
+        case rate.Record():
+            return section(name, rate_table.render(record), svgs(rate_figures.drawings(record)))
         case scoring.Record():
             return section(name, scoring_table.markdown(record))
     raise TypeError(f"no section is made of {type(record)}")

@@ -1,0 +1,1 @@
+"""Latency over request rates: SGLang servers under SGLang's own load generator."""

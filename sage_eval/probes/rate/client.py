@@ -1,0 +1,75 @@
+"""The parent's side of a server's process and of the load generator's."""
+
+import contextlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from sage_eval.engine import coverage
+from sage_eval.engine.local import last_error
+from sage_eval.engine.server import ServerEngine
+from sage_eval.errors import EngineError, SageEvalError
+from sage_eval.probes.rate.load import Load
+from sage_eval.probes.rate.record import Result
+from sage_eval.probes.serving.client import Worker
+from sage_eval.probes.serving.worker import told
+
+DYING_SECONDS = 10.0
+"""SGLang's server outlives its scheduler by some seconds, in which it looks for what to report."""
+
+
+class Server(Worker):
+    """One arm's SGLang server. It starts at once and in the background; `ready` waits for it, `close` ends it."""
+
+    url = ""
+
+    def __init__(self, name: str, order: dict[str, Any], logs: Path) -> None:
+        super().__init__(name, order, logs, "sage_eval.probes.rate.server")
+
+    def ready(self) -> tuple[dict[str, Any], float]:
+        """Its `command` and `engine` settings, and the seconds since this object was made."""
+        reply, seconds = super().ready()
+        self.url = reply.pop("url")
+        return reply | {"engine": told(self._info())}, seconds
+
+    def coverage(self) -> dict[str, float]:
+        """Tokens by "phase/kernel" since the start; empty for a backend that does not count."""
+        return coverage.read_counters(self._info()) or {}
+
+    def explain(self, error: EngineError) -> SageEvalError:
+        """What to raise for requests that failed by `error`: if the server has ended, why it has."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(DYING_SECONDS)
+            return self._died()
+        return EngineError(f"arm {self.name}: {error} (its log: {self._log})")
+
+    def _info(self) -> dict[str, Any]:
+        engine = ServerEngine(self.url)
+        try:
+            return engine.info()
+        finally:
+            engine.close()
+
+    def _died(self) -> SageEvalError:
+        # SGLang's own last words are that a child has failed; which error it was stands further up.
+        if reason := last_error(self._log.read_text(errors="replace")):
+            return EngineError(f"arm {self.name}: its server ended: {reason} (its log: {self._log})")
+        return super()._died()
+
+
+class Generator(Worker):
+    """SGLang's load generator. `words` is the folder of a tokenizer; its files go to `scratch`."""
+
+    def __init__(self, logs: Path, words: Path, scratch: Path) -> None:
+        super().__init__("bench_serving", {}, logs, "sage_eval.probes.rate.generator")
+        self._words, self._output = words, scratch / "bench_serving.jsonl"
+
+    def run(self, load: Load, url: str) -> Result:
+        """Send `load` to the server at `url`; raises `EngineError` where a request fails."""
+        self._output.unlink(missing_ok=True)
+        try:
+            self.ask("run", arguments=load.arguments(url, self._words, self._output))
+        except EngineError as error:
+            raise EngineError(str(error).removeprefix(f"arm {self.name}: ")) from None  # the generator is no arm
+        return load.result(json.loads(self._output.read_text()))

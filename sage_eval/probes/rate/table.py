@@ -1,0 +1,139 @@
+"""A record of request rates as Markdown. Pure functions."""
+
+from typing import Any
+
+from sage_eval.probes.rate.record import Record, label
+from sage_eval.probes.rate.summary import KEPT_UP
+
+
+def render(record: Record) -> str:
+    """The limits, then what was reached at each rate, then what the numbers mean."""
+    parts = [f"# Request rates: {record.model.get('name')}", _head(record), _limits(record)]
+    parts += [_throughput(record), _latency(record), _notes(record), _commands(record)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(record: Record) -> str:
+    device = record.devices[0]["name"] if record.devices else f"{record.host.get('cpu')}, no GPU"
+    versions = ", ".join(f"{name} {record.versions.get(name)}" for name in ("sglang", "torch"))
+    settings = record.settings
+    engine = ", ".join(f"{name}={value}" for name, value in settings["engine"].items() if value is not None)
+    chunks = ", ".join({str(arm.engine.get("chunked_prefill_size")) for arm in record.arms.values() if arm.engine})
+    lines = [
+        f"{device}; {versions}. Baseline: `{record.baseline}`.",
+        f"Requests of {settings['input_tokens']:,} input and {settings['output_tokens']:,} output tokens, "
+        f"{settings['requests']:,} at most for a rate, and of a low one those of {settings['seconds']:g} s; "
+        f"seed {settings['seed']}.",
+        f"Settings of every server: {engine}. Prefill in chunks of {chunks or '?'} tokens.",
+    ]
+    return "\n\n".join(lines + [f"**{name} failed:** {arm.error}" for name, arm in record.arms.items() if arm.error])
+
+
+def _limits(record: Record) -> str:
+    lines = []
+    for arm, found in record.summary.get("limits", {}).items():
+        parts = []
+        if found["done"] is not None:
+            parts.append(f"at most {found['done']:.3g} requests/s ({found['input_rate']:,.0f} input tokens/s)")
+        if found["knee"] is not None:
+            parts.append(f"kept up with {label(found['knee'])}")
+        elif found["tried"]:
+            parts.append("kept up with no rate tried")
+        if parts:
+            lines.append(f"- `{arm}`: {'; '.join(parts)}")
+    return "## Limits\n\n" + "\n".join(lines) if lines else ""
+
+
+def _throughput(record: Record) -> str:
+    rows = [
+        [
+            *_which(row), f"{row['requests']:,}", _optional(row["sent"], ".3g"), _optional(row["kept"], ".0%"),
+            f"{row['done']:.3g}", f"{row['input_rate']:,.0f}", f"{row['output_rate']:,.0f}",
+        ]
+        for row in record.summary.get("rows", [])
+    ]  # fmt: skip
+    head = ["asked", "arm", "requests", "sent/s", "kept up", "done/s", "input tokens/s", "output tokens/s"]
+    return _table("Throughput", head, rows)
+
+
+def _latency(record: Record) -> str:
+    rows = [
+        [
+            *_which(row), *_times(row["ttft"], "p50", "p95", "p99", "mean"), _ratio(row["ratio"]),
+            *_times(row["itl"], "p50", "p95", "mean"), *_times(row["latency"], "p50", "p95", "mean"),
+        ]
+        for row in record.summary.get("rows", [])
+    ]  # fmt: skip
+    head = [
+        "asked", "arm", "TTFT p50", "p95", "p99", "mean", "× baseline",
+        "ITL p50", "p95", "mean", "end to end p50", "p95", "mean",
+    ]  # fmt: skip
+    return _table("Latency, ms", head, rows)
+
+
+def _table(title: str, head: list[str], rows: list[list[str]]) -> str:
+    rule = ["---", "---", *["--:"] * (len(head) - 2)]
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
+    return "\n".join([f"## {title}", "", *lines]) if rows else ""
+
+
+def _which(row: dict[str, Any]) -> tuple[str, str]:
+    return label(row["rate"]), f"`{row['arm']}`"
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _times(found: dict[str, float], *names: str) -> list[str]:
+    return [f"{found[name] * 1e3:,.1f}" if name in found else "–" for name in names]
+
+
+def _ratio(found: dict[str, Any] | None) -> str:
+    if not found:
+        return "–"
+    if found["low"] is None:
+        return f"{found['value']:.3f} ({found['method'].replace('round', 'repeat')})"
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def _notes(record: Record) -> str:
+    rows = record.summary.get("rows", [])
+    behind = max((row["behind"] for row in rows), default=0.0)
+    lines = [
+        "Measured over HTTP by SGLang's own load generator (`sglang.bench_serving`): streamed answers, prompts of "
+        "random token ids, gaps between requests of a Poisson process; *all at once* sends everything in the "
+        "beginning. All arms were sent the same requests at the same moments, one arm after the other. Tokens become "
+        "text by a tokenizer with a word for every id, so that each can be timed, whatever the weights.",
+        "*Sent* is what the Poisson process came to; its seed is chosen so that this is near to what was asked for. "
+        "*Kept up* is the rate of the answers, from the first to the last, over that of the requests; with "
+        f"{KEPT_UP:.0%} and more an arm counts as keeping up. *Done* is all requests over all the time, the last "
+        "answer's included, so it is less than *sent* even of a fast server.",
+        "Quantiles are of the requests of all repeats. × baseline is the baseline's median time to first token over "
+        "the arm's; in brackets, where servers were up together and took turns, the least and the greatest of the "
+        "repeats. Requests of one run wait for each other, so they give no interval. A request that fails, or is "
+        "answered with fewer tokens than asked for, fails its arm.",
+        f"The load generator was at most {max(0.0, behind):.2f} s behind its own plan at the end of a run.",
+    ]
+    states = [state for block in record.blocks for state in (block.gpu_before, block.gpu_after) if state]
+    spans = [
+        f"{name} {min(values)}–{max(values)}"
+        for name in ("sm_mhz", "watts", "celsius")
+        if (values := [state[name] for state in states if name in state])
+    ]
+    lines.append(
+        f"GPU before and after: {', '.join(spans)}."
+        if spans
+        else "No clocks, power or temperature: NVML knows of no GPU here."
+    )
+    for name, arm in record.arms.items():
+        if total := sum(arm.coverage.values()):
+            kernels = ", ".join(f"{kernel} {tokens / total:.1%}" for kernel, tokens in sorted(arm.coverage.items()))
+            lines.append(f"Tokens of `{name}` by phase and kernel, warm-up included: {kernels}.")
+    return "\n\n".join(lines)
+
+
+def _commands(record: Record) -> str:
+    found = [f"    {arm.command}" for arm in record.arms.values() if arm.command]
+    title = "The same servers by hand"
+    return f"<details><summary>{title}</summary>\n\n" + "\n\n".join(found) + "\n\n</details>" if found else ""
