@@ -12,12 +12,14 @@ STORED = {
     "determinism.json": PROBES / "stored" / "determinism_schema_1.json",
     "serving.json": PROBES / "serving" / "stored" / "schema_1.json",
     "memory.json": PROBES / "serving" / "stored" / "schema_1.json",
+    "rate.json": PROBES / "rate" / "stored" / "schema_1.json",
     "scoring.json": PROBES / "scoring" / "stored" / "schema_1.json",
 }
 TOKEN = "<script>alert(1)</script>|![x](http://127.0.0.1:9/x.png)`<u>**c**</details>\n|"
 """As a tokenizer may well have it."""
 FIGURES = {f"drift-{name}.svg" for name in ("keys", "own-inputs", "same-inputs")} | {
-    f"logits-{name}-prose.svg" for name in ("kld", "position")
+    *(f"logits-{name}-prose.svg" for name in ("kld", "position")),
+    "rate-ttft.svg",
 }
 
 

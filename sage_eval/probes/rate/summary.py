@@ -75,13 +75,13 @@ def compare(record: Record, blocks: Sequence[Block], arm: str) -> dict[str, Any]
 
 
 def kept(block: Block, arm: str) -> float:
-    """The rate of the answers, from the first to the last, over the rate of the requests.
+    """The rate of the answers, from the first to the last, over the rate of the requests; 1 where it is higher.
 
-    Requests done over the time of everything would be less than was asked for even of a fast server, since its last
-    answer comes after the last request.
+    It is higher where the first answer was slow and the others caught up. Requests done over the time of everything
+    would be fewer than were asked for even of a fast server, since its last answer comes after the last request.
     """
     ends = _ends(block.arrivals, block.results[arm])
-    return block.arrivals[-1] / (max(ends) - min(ends))
+    return min(1.0, block.arrivals[-1] / (max(ends) - min(ends)))
 
 
 def behind(block: Block, result: Result) -> float:

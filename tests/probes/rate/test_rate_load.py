@@ -39,7 +39,7 @@ def test_the_answer_becomes_latencies_to_the_last_token():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"errors": ["", "Traceback\nClientError: reset\n", ""]}, "1 of 3 requests failed, all at once: ClientError: r"),
+        ({"errors": ["", "Traceback\nClientError: reset\n", ""]}, "1 of 3 requests failed, all at once: ClientError"),
         # Refused within the stream: the generator calls it completed, with as many tokens as were asked for.
         ({"ttfts": [0.0] * 3, "itls": [[]] * 3}, "3 of 3 requests failed, all at once: no token came of it"),
         ({"output_lens": [4, 3, 4]}, "1 of 3 requests failed, all at once: 3 of 4 tokens"),
