@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sage_eval.errors import PrerequisiteError, UsageError
 from sage_eval.probes.arms import BenchArm
-from sage_eval.probes.serving import gpu
+from sage_eval.probes.residents import fitting, groups
 from sage_eval.probes.serving.record import Cell
 from sage_eval.probes.serving.shape import describe
 
@@ -18,8 +18,6 @@ LONG = 32768
 """Longer prompts come last: what is cheap is measured even where the time runs out."""
 SLACK_TOKENS = 2048
 """Of the KV cache, for pages that are not full and SGLang's own reserve."""
-WORKSPACE = 5 << 30
-"""Bytes an engine needs beside weights and cache: CUDA context, graphs, activations of one chunk."""
 
 
 class Plan(BaseModel):
@@ -115,24 +113,8 @@ class Plan(BaseModel):
         return {"engine": engine, **{name: getattr(self, name) for name in own}}
 
     def groups(self, sizes: dict[str, Any]) -> list[list[BenchArm]]:
-        """Arms whose engines are on the device at the same time, the baseline in each group.
-
-        `sizes` are those of `shape.describe`; they say how many engines fit where `resident` does not.
-        """
-        base = next(arm for arm in self.arms if arm.name == self.baseline)
-        others = [arm for arm in self.arms if arm is not base]
-        count = self.resident or self._fitting(sizes)
-        if count < 2:
-            return [[base], *([arm] for arm in others)]
-        return [[base, *others[i : i + count - 1]] for i in range(0, len(others), count - 1)] or [[base]]
-
-    def _fitting(self, sizes: dict[str, Any]) -> int:
-        if (card := gpu.state()) is None or "free_mib" not in card:
-            return 1
-        if "weight_bytes" not in sizes:
-            raise UsageError("this model's size is not known from its configuration: say --resident 1, or how many fit")
-        each = sizes["weight_bytes"] + sizes["kv_bytes_per_token"] * self.cache_tokens() + WORKSPACE
-        return max(1, int((card["free_mib"] << 20) // each))
+        """Arms whose engines are on the device at the same time; `sizes` are those of `shape.describe`."""
+        return groups(self.arms, self.baseline, self.resident or fitting(sizes, self.cache_tokens()))
 
 
 def make_plan(model: Path, arms: Sequence[BenchArm], baseline: str | None, **options: Any) -> Plan:
