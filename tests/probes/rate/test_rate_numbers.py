@@ -12,6 +12,7 @@ from sage_eval.probes.rate.plan import make_plan
 from sage_eval.probes.rate.record import ArmRecord, Block, Record, Result
 from sage_eval.probes.rate.summary import behind, kept, limit, summarise
 from sage_eval.probes.rate.table import render
+from sage_eval.probes.serving import gpu
 from sage_eval.probes.serving.shape import describe, write_shape
 from sage_eval.report.figures.style import svgs
 
@@ -218,11 +219,11 @@ def test_with_a_prefix_cache_it_is_emptied_and_graphs_of_the_user_are_not_added_
     assert "cuda_graph_max_bs_decode" not in plan.engine_arguments()
 
 
-def test_the_shape_of_llama_8b_with_64_requests_fits_twice_on_80_gb(model):
-    plan = make_plan(model, parse_arms(BASE), None, [1.0])
-    sizes = describe(model)
-    bytes_ = sizes["weight_bytes"] + plan.cache_tokens() * sizes["kv_bytes_per_token"]
-    assert 2 * (bytes_ / 2**30 + 5) < 78
+@pytest.mark.parametrize(("gib", "together"), [(78, [[BASE, FAST]]), (40, [[BASE], [FAST]])])
+def test_two_servers_of_llama_8b_fit_on_80_gb_and_one_on_40(model, monkeypatch, gib, together):
+    monkeypatch.setattr(gpu, "state", lambda: {"free_mib": gib * 1024})
+    plan = make_plan(model, parse_arms(f"{BASE},{FAST}"), None, [1.0])
+    assert [[arm.name for arm in group] for group in plan.groups(describe(model))] == together
 
 
 @pytest.mark.parametrize(
