@@ -20,6 +20,7 @@ TOLERANCE_SECONDS = 0.05
 """By which a run may seem shorter than its own pauses: clocks differ, draws differ by more."""
 
 NEAR = 0.02
+"""Share by which the rate that gaps come to may differ from the rate asked for."""
 
 
 class Load(BaseModel):

@@ -44,16 +44,23 @@ class Measurement:
 
     def run(self) -> None:
         """Measure what is not in the record yet. All processes are ended however this ends."""
-        with tempfile.TemporaryDirectory(prefix="sage-eval-rate-") as scratch:
-            try:
-                for group in self.plan.groups(self.record.model):
-                    if not self._run_group(group, Path(scratch)):
-                        break
-            finally:
-                for name in list(self._servers):
-                    self._close(name)
-                if self._generator:
-                    self._generator.close()
+        try:
+            with tempfile.TemporaryDirectory(prefix="sage-eval-rate-") as scratch:
+                self._run_groups(Path(scratch))
+        finally:
+            if self.record.arms:
+                record.write(self.path, self.record)
+
+    def _run_groups(self, scratch: Path) -> None:
+        try:
+            for group in self.plan.groups(self.record.model):
+                if not self._run_group(group, scratch):
+                    break
+        finally:
+            for name in list(self._servers):
+                self._close(name)
+            if self._generator:
+                self._generator.close()
 
     def _run_group(self, group: list[BenchArm], scratch: Path) -> bool:
         """Measure what these arms lack; False where the time is over."""
@@ -70,17 +77,19 @@ class Measurement:
             todo = self._todo(repeat, rate, present)
             if not todo:
                 continue
-            if self._over():
-                return False
             # The baseline runs once more beside an arm that is new: only what ran in turn can be paired.
-            self._measure(repeat, rate, [name for name in present if name in {*todo, self.plan.baseline}])
-        record.write(self.path, self.record)
+            arms = [name for name in present if name in {*todo, self.plan.baseline}]
+            load = self.plan.load(rate, repeat, self._vocabulary)
+            if self._over(len(arms) * load.arrivals()[-1]):
+                return False
+            self._measure(load, repeat, arms)
         return True
 
-    def _over(self) -> bool:
-        if time.monotonic() < self._end:
+    def _over(self, coming: float = 0.0) -> bool:
+        """Whether the time is, or would be in `coming` seconds."""
+        if time.monotonic() + coming < self._end:
             return False
-        self.say(f"the {self.plan.total:g} s are over: repeat to go on")
+        self.say(f"the {self.plan.total:g} s are over, or too short for what follows: repeat to go on")
         return True
 
     def _todo(self, repeat: int, rate: float | None, names: Sequence[str]) -> list[str]:
@@ -112,11 +121,16 @@ class Measurement:
         for arm in arms:
             self._guarded(arm.name, self._warm_up)
         if self.record.arms[self.plan.baseline].error and self.plan.baseline in {arm.name for arm in arms}:
-            record.write(self.path, self.record)
             raise SageEvalError(f"the baseline did not come up: {self.record.arms[self.plan.baseline].error}")
 
     def _introduce(self, server: Server) -> None:
         reply, seconds = server.ready()
+        asked, held = self.plan.engine_arguments()["max_total_tokens"], reply["engine"]["max_total_num_tokens"]
+        if asked and held < asked:
+            raise EngineError(
+                f"arm {server.name}: the KV cache holds {held:,} tokens where {asked:,} were asked for, so fewer "
+                "requests would run together than in the other arms: lower --running, or say --resident 1"
+            )
         self.record.arms[server.name] = self.record.arms[server.name].model_copy(
             update={**reply, "start_seconds": round(seconds, 1)}
         )
@@ -132,16 +146,15 @@ class Measurement:
         except EngineError as error:
             raise server.explain(error) from None
 
-    def _measure(self, repeat: int, rate: float | None, arms: list[str]) -> None:
+    def _measure(self, load: Load, repeat: int, arms: list[str]) -> None:
         """Fill one block. The arm that begins is another one at the next rate, and at this rate in the next repeat."""
         before, started = gpu.state(), time.monotonic()
-        load = self.plan.load(rate, repeat, self._vocabulary)
         results: dict[str, Result] = {}
 
         def send(server: Server) -> None:
             results[server.name] = self._send(load, server)
 
-        shift = (repeat + self.plan.rates.index(rate)) % len(arms)
+        shift = (repeat + self.plan.rates.index(load.rate)) % len(arms)
         for name in arms[shift:] + arms[:shift]:
             self._guarded(name, send)
         if not results:
@@ -149,7 +162,7 @@ class Measurement:
         *arrivals, sending = load.arrivals()
         self.record.blocks.append(
             Block(
-                rate=rate,
+                rate=load.rate,
                 repeat=repeat,
                 seed=load.seed,
                 arrivals=[round(moment, 6) for moment in arrivals],
@@ -164,7 +177,7 @@ class Measurement:
             self._guarded(name, self._note_coverage)
         record.write(self.path, self.record)
         found = ", ".join(f"{name} {median(result.ttft) * 1e3:,.0f} ms" for name, result in results.items())
-        self.say(f"{label(rate)}, repeat {repeat + 1}: TTFT {found} ({time.monotonic() - started:.1f} s)")
+        self.say(f"{label(load.rate)}, repeat {repeat + 1}: TTFT {found} ({time.monotonic() - started:.1f} s)")
 
     def _note_coverage(self, server: Server) -> None:
         earlier, now = self._covered[server.name], server.coverage()

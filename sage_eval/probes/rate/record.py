@@ -101,9 +101,8 @@ def resume(path: Path, new: Record) -> Record:
 
     Raises `UsageError` where the file is of another model, machine or settings: its numbers would not compare.
     """
-    if not path.exists():
+    if not path.exists() or not (old := read(path)).blocks:
         return new
-    old = read(path)
     for name in ("model", "settings", "devices", "versions"):
         before, now = getattr(old, name), getattr(new, name)
         if before != now:

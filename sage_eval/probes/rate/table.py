@@ -34,7 +34,7 @@ def _limits(record: Record) -> str:
     for arm, found in record.summary.get("limits", {}).items():
         parts = []
         if found["done"] is not None:
-            parts.append(f"at most {found['done']:.3g} requests/s ({found['input_rate']:,.0f} input tokens/s)")
+            parts.append(f"all at once, {found['done']:.3g} requests/s ({found['input_rate']:,.0f} input tokens/s)")
         if found["knee"] is not None:
             parts.append(f"kept up with {label(found['knee'])}")
         elif found["tried"]:

@@ -15,7 +15,7 @@ RATES = (2.0, None)
 class Bench:
     """Stands in for servers and the load generator, and notes what is sent where.
 
-    `broken` maps an arm to "start", or to the rate at which its requests fail.
+    `broken` maps an arm to "start", "small cache", or to the rate at which its requests fail.
     """
 
     def __init__(self, broken=None):
@@ -39,7 +39,9 @@ class StandIn:
     def ready(self):
         if self.bench.broken.get(self.name) == "start":
             raise EngineError("it does not start")
-        return {"engine": {"chunked_prefill_size": 2048}, "command": "python -m sglang.launch_server"}, 1.0
+        tokens = 100 if self.bench.broken.get(self.name) == "small cache" else 1_000_000
+        engine = {"chunked_prefill_size": 2048, "max_total_num_tokens": tokens}
+        return {"engine": engine, "command": "python -m sglang.launch_server"}, 1.0
 
     def run(self, load, url):
         if url in self.bench.broken and self.bench.broken[url] == load.rate:
@@ -132,6 +134,12 @@ def test_an_arm_whose_requests_fail_is_noted_and_the_others_go_on(work):
     assert shown(found) == [("a", 2.0, 0), ("a", None, 0)]
 
 
+def test_an_arm_that_got_a_smaller_cache_is_not_compared(work):
+    found = work(Bench(broken={"b": "small cache"}), arms="a,b", repeats=1)
+    assert "holds 100 tokens where 11,264 were asked for" in found.arms["b"].error
+    assert [names for names, *_ in shown(found)] == ["a", "a"]
+
+
 def test_without_a_baseline_there_is_nothing_to_compare(work):
     with pytest.raises(SageEvalError, match="the baseline did not come up: it does not start"):
         work(Bench(broken={"a": "start"}), arms="a,b")
@@ -147,6 +155,13 @@ def test_when_the_time_is_over_no_server_is_started(work):
     later = Bench()
     work(later, arms="a,b", repeats=2, total=1e-9)
     assert later.sent == []
+
+
+def test_a_rate_that_does_not_fit_into_the_time_is_left_for_later(work):
+    bench = Bench()
+    found = work(bench, arms="a,b", rates=(0.01, 100.0), requests=4, repeats=1, total=60)
+    assert shown(found) == []
+    assert len(bench.sent) == 2  # warm-ups
 
 
 def test_coverage_goes_on_where_an_earlier_call_left_it(work):

@@ -144,7 +144,7 @@ def test_the_limit_is_the_highest_rate_that_was_kept_up_with(measured):
 def test_the_table_begins_with_the_limits(measured):
     text = render(measured)
     assert text.index("## Limits") < text.index("## Throughput") < text.index("## Latency, ms")
-    assert "- `fa3`: at most 2.31 requests/s (231 input tokens/s); kept up with 1/s" in text
+    assert "- `fa3`: all at once, 2.31 requests/s (231 input tokens/s); kept up with 1/s" in text
     assert "| 1/s | `sage_attn+fa3` | 6 | 1 | 100% | 1.2 | 120 | 12 |" in text
     assert (
         "| 1/s | `sage_attn+fa3` | 150.0 | 200.0 | 200.0 | 150.0 | 1.667 [1.500, 2.000] | 10.0 | 20.0 | 10.0 "
@@ -250,6 +250,14 @@ def test_more_rates_go_into_the_same_file_and_other_requests_do_not(measured, tm
     for name, changed in (("settings", measured.settings | {"seed": 1}), ("devices", [{"name": "another"}])):
         with pytest.raises(UsageError, match=rf"another {name}.*--output"):
             record.resume(path, measured.model_copy(update={name: changed}))
+
+
+def test_a_file_without_any_result_is_begun_anew_with_other_settings(measured, tmp_path):
+    path = tmp_path / record.RATE
+    failed = measured.model_copy(update={"blocks": []})
+    record.write(path, failed)
+    other = failed.model_copy(update={"settings": failed.settings | {"seed": 1}})
+    assert record.resume(path, other) is other
 
 
 def test_a_file_of_a_later_version_is_refused(measured, tmp_path):
