@@ -11,12 +11,16 @@ from collections.abc import Callable
 from typing import Any
 
 from sage_eval.engine import token_columns
+from sage_eval.probes import scheduler_profile
 
 BACKEND = "sage_attn"
 
 
 def register_sglang() -> None:
-    """Add `sage_attn` to SGLang's attention backends, its coverage and (on request) memory to SGLang's server info."""
+    """Add `sage_attn` to SGLang's attention backends, its coverage and (on request) memory to SGLang's server info.
+
+    Profiles that carry our label get marks of their layers.
+    """
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
     from sglang.srt.server_args import ATTENTION_BACKEND_CHOICES, add_attention_backend_choices
@@ -27,6 +31,8 @@ def register_sglang() -> None:
     HookRegistry.register("sglang.srt.managers.scheduler.Scheduler.get_internal_state", _add_coverage, HookType.AFTER)
     HookRegistry.register("sglang.srt.managers.scheduler.Scheduler.get_internal_state", _add_memory, HookType.AFTER)
     HookRegistry.register(token_columns.TARGET, token_columns.fetch_once, HookType.AROUND)
+    for method, hook in (("_start_profile", scheduler_profile.start), ("_stop_profile", scheduler_profile.stop)):
+        HookRegistry.register(f"{scheduler_profile.MANAGER}.{method}", hook, HookType.AROUND)
     if activate_cpu_platform():
         HookRegistry.register("sglang.srt.utils.common.support_triton", _no_triton_on_cpu, HookType.AROUND)
 

@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
     training.add_argument("--decay", type=float, default=0.25, help="weight decay of the matrices")
+    training.add_argument("--dropout", type=float, default=0.1, help="of what a layer adds, after the first stage")
     training.add_argument("--workers", type=int, default=0, help="processes that make batches")
     training.add_argument("--smoke", action="store_true", help="a tiny model and short rows, for a CPU")
 
@@ -109,7 +110,7 @@ def _train(options: argparse.Namespace, data: Path, out: Path) -> None:
     from reference_model.recipe.smoke import SHAPE
     from reference_model.recipe.train import Run, Settings
 
-    names = ("minutes", "steps", "seconds", "start", "seed", "rate", "decay", "workers")
+    names = ("minutes", "steps", "seconds", "start", "seed", "rate", "decay", "dropout", "workers")
     settings = Settings(data, out, **{name: getattr(options, name) for name in names})
     settings.minutes = settings.minutes or (0.0 if settings.steps else MINUTES)
     if options.smoke:

@@ -36,14 +36,16 @@ def draw_curves(log: list[Row], file: Path) -> None:
 
     mpl.rcParams["svg.hashsalt"] = "reference_model"
     rows = [row for row in log if "text" in row]
-    held_out = [row for row in log if row.get("event") == "evaluation"]
+    evaluations = [row for row in log if row.get("event") == "evaluation"]
+    evaluated = [row["tokens"] / 1e6 for row in evaluations]
     figure = Figure(figsize=(8, 4), layout="constrained")
     losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     seen = [row["tokens"] / 1e6 for row in rows]
     losses.plot(seen, [row["text"] for row in rows], label="natural text, training", linewidth=1)
     losses.plot(seen, [row["answer"] for row in rows], label="retrieval answers, training", linewidth=1)
-    losses.plot([row["tokens"] / 1e6 for row in held_out], [row["held_out"] for row in held_out], "o-", markersize=3,
-                label="held-out books", linewidth=1)  # fmt: skip
+    for name, label in (("books", "books, validation"), ("wiki", "WikiText-2, validation")):
+        points = [row["validation"][name] for row in evaluations]
+        losses.plot(evaluated, points, "o-", markersize=3, label=label, linewidth=1)
     losses.set(ylabel="loss, nats a token", ylim=(0, 6))
     losses.legend(frameon=False)
     rate.plot(seen, [row["rate"] for row in rows], color="grey", linewidth=1)
@@ -64,6 +66,7 @@ def _facts(config: Row, data: Row, log: list[Row]) -> str:
         for batches, stage in zip(end["batches"], stages, strict=True)
     )
     tests = ", ".join(name.replace("_", " ").title() if "_" in name else name for name in data["exclusion"]["tests"])
+    valid = data["validation"]
     books, wiki = data["tokens"]["books"] / 1e6, data["tokens"]["wiki"] / 1e6
     return f"""# Reference model
 
@@ -82,8 +85,11 @@ This card is written by `python -m reference_model.recipe card` from `card/*.jso
 EOS `</s>` (id 2) separates documents |
 | data | {data["documents"]} public-domain English books ({books:.1f} M tokens), the {data["wikitext_articles"]} \
 articles of WikiText-2 validation ({wiki:.2f} M), and synthetic retrieval samples with keys that no evaluation uses |
+| settings chosen by | {valid["books"]} other books and {valid["articles"]} other articles of the same sources, \
+set aside |
 | training | {start["device"]}, {end["clock"]:,.0f} s: {end["step"]:,} steps, \
-{end["tokens"] / 1e6:,.0f} M tokens ({parts}) |
+{end["tokens"] / 1e6:,.0f} M tokens ({parts}); dropout {start["settings"]["dropout"]}, \
+weight decay {start["settings"]["decay"]} |
 | never trained on | {tests} |
 | intended use | tests, demonstrations and comparisons of attention backends on hosts without a model hub |
 | licence | Apache-2.0, as the rest of the repository |

@@ -35,20 +35,25 @@ class Stage:
     retrieval: float  # share of rows
     copying: float  # share of rows
     varied: float  # share of the retrieval samples that have other than the project's and RULER's wordings
+    near: float = 0.0  # share of the retrieval samples in which other keys resemble the one asked for
     sizes: dict[int, float] = field(default_factory=dict)
     answers: float = 0.3  # share of a retrieval sample's loss weight that its answers have
     wikitext: float = 0.01  # share of natural rows that come from WikiText-2 validation
+    dropout: bool = True  # whether the run's dropout applies: copying is not learnt under it
     leave: float = 0.0  # on to the next stage once the mean answer loss (nats a token) is below this
 
 
 STAGES = (
-    Stage("seed", 0.22, 1024, 32, 0.35, 0.35, 0.0, {96: 0.2, 128: 0.3, 256: 0.3, 512: 0.2}, 0.5, leave=0.5),
-    Stage("short", 0.38, 2048, 32, 0.30, 0.04, 0.5, {256: 0.2, 512: 0.25, 1024: 0.25, 2048: 0.3}, 0.4),
-    Stage("long", 0.40, 8192, 8, 0.32, 0.0, 0.5, {512: 0.1, 1024: 0.15, 2048: 0.2, 4096: 0.27, 8192: 0.28}, 0.3),
-)
+    Stage("seed", 0.22, 1024, 32, 0.35, 0.35, 0.0, sizes={96: 0.2, 128: 0.3, 256: 0.3, 512: 0.2},
+          answers=0.5, leave=0.5, dropout=False),
+    Stage("short", 0.38, 2048, 32, 0.30, 0.04, 0.55, 0.3, sizes={256: 0.2, 512: 0.25, 1024: 0.25, 2048: 0.3},
+          answers=0.4, wikitext=0.015),
+    Stage("long", 0.40, 8192, 8, 0.34, 0.0, 0.55, 0.3,
+          sizes={512: 0.1, 1024: 0.15, 2048: 0.2, 4096: 0.27, 8192: 0.28}, answers=0.3, wikitext=0.02),
+)  # fmt: skip
 SMOKE_STAGES = (
-    Stage("seed", 0.5, 96, 4, 0.35, 0.35, 0.0, {96: 1.0}, 0.5),
-    Stage("long", 0.5, 256, 2, 0.5, 0.0, 0.5, {128: 0.5, 256: 0.5}),
+    Stage("seed", 0.5, 96, 4, 0.35, 0.35, 0.0, sizes={96: 1.0}, answers=0.5, dropout=False),
+    Stage("long", 0.5, 256, 2, 0.5, 0.0, 0.5, 0.5, sizes={128: 0.5, 256: 0.5}),
 )
 
 
@@ -92,7 +97,7 @@ class Batches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             def retrieval(left: int) -> Rows:
                 wanted = min(left, int(size * rng.uniform(0.7, 1.15)))
                 wanted = left if left - wanted < 128 else wanted
-                return finish(rng, retrieval_sample(sampler, rng, wanted, stage.varied), stage.answers)
+                return finish(rng, retrieval_sample(sampler, rng, wanted, stage.varied, stage.near), stage.answers)
 
             return self._packed(rng, length, retrieval)
         if kind < stage.retrieval + stage.copying:
@@ -138,8 +143,11 @@ class Batches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return np.concatenate([*ids, rest]), np.concatenate([*weights, np.full(left, TEXT, np.uint8)])
 
 
-def retrieval_sample(sampler: Sampler, rng: np.random.Generator, length: int, varied: float) -> list[Piece]:
+def retrieval_sample(
+    sampler: Sampler, rng: np.random.Generator, length: int, varied: float, near: float
+) -> list[Piece]:
     """One sample of about `length` tokens: half needles in prose, a sixth needles as lines, the rest lists of pairs."""
+    alike = int(rng.integers(1, 9)) if rng.random() < near else 0
     dense = int(np.clip(length // 100, 1, 12))  # more questions where there is room for more needles
     other = rng.random() < varied
     kind = rng.random()
@@ -149,7 +157,10 @@ def retrieval_sample(sampler: Sampler, rng: np.random.Generator, length: int, va
         filler = str(rng.choice(["book", "noise", "noise-lines"], p=[0.88, 0.06, 0.06]))
         wording = _sentence(rng, other)
         kinds = _fitting(rng, length, [(key, value) for key in wording.keys for value in wording.values])
-        return sampler.needle(rng, length, wording, needles=needles, asked=asked, kinds=kinds, filler=filler)
+        alike = min(alike, needles - 1)
+        return sampler.needle(
+            rng, length, wording, needles=needles, asked=asked, kinds=kinds, near=alike, filler=filler
+        )
     options = LINE_KINDS
     if kind < 0.65:
         wording = _sentence(rng, other)
@@ -160,7 +171,8 @@ def retrieval_sample(sampler: Sampler, rng: np.random.Generator, length: int, va
         wording, options = _one(rng, wordings.OWN_LINES), PAIR_KINDS
     options = [(key, value) for key in wording.keys for value in wording.values] if other else options
     kinds = _fitting(rng, length, options)
-    return sampler.listing(rng, length, wording, asked=int(rng.integers(1, 2 * dense + 1)), kinds=kinds)
+    asked = int(rng.integers(1, 2 * dense + 1))
+    return sampler.listing(rng, length, wording, asked=asked, kinds=kinds, near=min(alike, length // 200))
 
 
 def _sentence(rng: np.random.Generator, other: bool) -> wordings.Wording:

@@ -5,6 +5,7 @@ and transformers' Llama has no switch for; `export` writes a checkpoint of trans
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import cast
 
@@ -114,18 +115,22 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to what it read."""
+    """Attention and MLP, each added to what it read; in training a share `dropout` of what is added is left out."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
+        self.dropout = 0.0
         self.input_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.self_attn = Attention(shape)
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.mlp = MLP(shape)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
-        return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
+        x = x + self._dropped(self.self_attn(self.input_layernorm(x), cos, sin))
+        return x + self._dropped(self.mlp(self.post_attention_layernorm(x)))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
 class Llama(nn.Module):
@@ -149,6 +154,11 @@ class Llama(nn.Module):
         self.sin: Tensor
         self.register_buffer("cos", angles.cos().float()[:, None], persistent=False)  # [positions, 1, head_dim / 2]
         self.register_buffer("sin", angles.sin().float()[:, None], persistent=False)
+
+    def set_dropout(self, share: float) -> None:
+        """For every block, in training mode."""
+        for block in cast(Iterable[Block], self.layers):
+            block.dropout = share
 
     def hidden(self, ids: Tensor) -> Tensor:
         """States before the last norm: ids [rows, length] → [rows, length, hidden_size]."""

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from reference_model.recipe.arrays import write_array
@@ -29,6 +28,8 @@ class HeldOut(TypedDict):
     books: dict[str, str]
 
 
+VALID_BOOKS, VALID_ARTICLES = 40, 12
+"""Every so many a book or article is set aside for validation."""
 BOOK_CHARACTERS = 900_000
 """Of each held-out book, for evaluation: some 220,000 tokens."""
 
@@ -43,9 +44,11 @@ class Sources:
 
 
 def prepare(sources: Sources, out: Path, *, vocabulary: int = 8192, least: int = 30, context: int = 8192) -> None:
-    """Write `out`: tokenizer, words.json, meta.json, books/wiki/wiki_raw/held_out `.u16.xz` and held_out.json.xz.
+    """Write `out`: tokenizer, words.json, meta.json, held_out.json.xz, and token arrays `.u16.xz`.
 
-    `sources.tokenizer` takes an existing tokenizer.json; without it one of `vocabulary` entries is trained.
+    The arrays: books, wiki and wiki_raw to train on, valid_books and valid_wiki to choose settings by: a few books and
+    articles that training leaves out, so that no test set has a say in it. `sources.tokenizer` takes an existing
+    tokenizer.json; without it one of `vocabulary` entries is trained.
     """
     out.mkdir(parents=True, exist_ok=True)
     exclusion = Exclusion(test_sets(sources.tests)) if sources.tests else Exclusion({})
@@ -63,31 +66,40 @@ def prepare(sources: Sources, out: Path, *, vocabulary: int = 8192, least: int =
         tokenizer = train_tokenizer(_tokenizer_text(books, wiki, articles), vocabulary)
     save_for_transformers(tokenizer, out, context)
 
+    valid_books, books = _set_aside(books, VALID_BOOKS)
+    valid_wiki, wiki = _set_aside(wiki, VALID_ARTICLES)
+    _, articles = _set_aside(articles, VALID_ARTICLES)
     random.Random(0).shuffle(books)
     held_out: HeldOut = {"wikitext": [], "books": {"sample": books[0]}}
     if sources.tests:
         held_out = held_out_text(sources.tests)
     with lzma.open(out / "held_out.json.xz", "wt", encoding="utf-8") as file:
         json.dump(held_out, file)
-    unseen = tokenizer.encode_batch(list(held_out["books"].values()), add_special_tokens=False)
     arrays = {
         "books": encode_documents(tokenizer, books),
         "wiki": encode_documents(tokenizer, wiki or books[:1]),
         "wiki_raw": encode_documents(tokenizer, articles or books[:1]),
-        "held_out": np.concatenate([np.array(encoding.ids[:220_000], np.uint16) for encoding in unseen]),
+        "valid_books": encode_documents(tokenizer, valid_books or books[:1]),
+        "valid_wiki": encode_documents(tokenizer, valid_wiki or books[:1]),
     }
     for name, array in arrays.items():
         write_array(out / f"{name}.u16.xz", array)
     meta = {
         "documents": len(books),
+        "validation": {"books": len(valid_books), "articles": len(valid_wiki)},
         "characters": sum(map(len, books)),
-        "wikitext_articles": len(articles),
+        "wikitext_articles": len(wiki),
         "tokens": {name: len(array) for name, array in arrays.items()},
         "key_words": len(words.first),
         "key_names": len(words.names),
         "exclusion": exclusion.report.as_dict(),
     }
     (out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+
+
+def _set_aside(documents: list[str], every: int) -> tuple[list[str], list[str]]:
+    """Every `every`th document, and the others."""
+    return documents[every - 1 :: every], [text for number, text in enumerate(documents, 1) if number % every]
 
 
 def raw_wikitext(folder: Path, split: str) -> str:

@@ -33,6 +33,10 @@ from reference_model.recipe.words import Words
 from sage_eval.errors import UsageError
 
 STATE = "state.pt"
+PATHS = ("data", "out", "start")
+"""Settings that say nothing of the run elsewhere."""
+VALIDATION_TOKENS = 65_536
+"""Of books, and of WikiText-2, each time."""
 
 
 @dataclass
@@ -53,6 +57,7 @@ class Settings:
     seed: int = 0
     rate: float = 3e-3
     decay: float = 0.25
+    dropout: float = 0.1
     workers: int = 0
     evaluate_every: float = 90.0  # seconds of training
     stages: tuple[Stage, ...] = STAGES
@@ -88,7 +93,7 @@ class Run:
         corpus = read_corpus(settings.data)
         self.loaders = [self._batches(corpus, number) for number in range(len(settings.stages))]
         self.cells = self._cells() if settings.evaluate_every < 1e9 else []
-        self.held_out = read_array(settings.data / "held_out.u16.xz")
+        self.validation = {name: read_array(settings.data / f"valid_{name}.u16.xz") for name in ("books", "wiki")}
 
         cuda = torch.cuda.is_available()
         self.device = torch.device("cuda" if cuda else "cpu")
@@ -107,7 +112,7 @@ class Run:
             corpus_tokens=len(corpus.books),
             device=torch.cuda.get_device_name() if cuda else "CPU",
             torch=torch.__version__,
-            settings=json.loads(json.dumps(dataclasses.asdict(settings), default=str)),
+            settings={name: told for name, told in dataclasses.asdict(settings).items() if name not in PATHS},
         )
         self.log(event="attention", seconds=choose_attention(self.model))
         self.losses = loss_function(self.model)
@@ -124,9 +129,11 @@ class Run:
             number = max(self.least, next((i for i, end in enumerate(ends) if self.progress < end), len(ends) - 1))
             if number != current:
                 current = number
+                self._set_dropout(stages[number])
                 self.log(event="stage", name=stages[number].name, step=self.step, clock=round(self.clock, 1))
             ids, weights = next(self.loaders[number])
             self.done[number] += 1
+            torch.manual_seed(hash((settings.seed, self.step)))  # dropout's: the same after a restart
             parts = self.losses(ids, weights)
             (parts[0] / parts[1]).backward()  # type: ignore[no-untyped-call]
             rate = self.optimizer.step(self.progress, self.step)
@@ -179,20 +186,23 @@ class Run:
         write_shards({name: tensor.bfloat16() for name, tensor in checkpoint.items()}, self.settings.out)
 
     def evaluate(self) -> None:
-        """Log the loss on held-out books and the retrieval cells."""
+        """Log the validation losses and the retrieval cells."""
         begun = time.monotonic()
         self.model.eval()
         view = TrainingView(self.model, self.device)
-        length = min(2048, self.settings.shape.max_position_embeddings)
-        rows = [self.held_out[start : start + length + 1] for start in range(0, 16 * length, length)]
-        loss = torch.cat([token_losses(view, row) for row in rows if len(row) > length]).mean()
+        losses = {}
+        for name, ids in self.validation.items():
+            length = min(2048, self.settings.shape.max_position_embeddings, len(ids) - 1)
+            whole = range(0, min(VALIDATION_TOKENS, len(ids) - 1) // length * length, length)
+            rows = [ids[start : start + length + 1] for start in whole]
+            losses[name] = round(float(torch.cat([token_losses(view, row) for row in rows]).mean()), 4)
         found: dict[str, list[float]] = {}
         for cell, samples in self.cells:
             matches = exact_matches(view, samples)
             found.setdefault(cell, []).append(round(sum(matches) / len(matches), 3))
         self.model.train()
         self.log(event="evaluation", step=self.step, clock=round(self.clock, 1), tokens=self.tokens,
-                 held_out=round(float(loss), 4), retrieval=found, took=round(time.monotonic() - begun, 1))  # fmt: skip
+                 validation=losses, retrieval=found, took=round(time.monotonic() - begun, 1))  # fmt: skip
 
     def _batches(self, corpus: Corpus, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         settings = self.settings
@@ -222,12 +232,16 @@ class Run:
         """Every shape once, before the clock starts."""
         if self.device.type == "cuda":
             for stage in self.settings.stages:
+                self._set_dropout(stage)
                 ids = torch.full((stage.rows, stage.length + 1), 3, dtype=torch.uint16)
                 parts = self.losses(ids, torch.full(ids.shape, 8, dtype=torch.uint8))
                 (parts[0] / parts[1]).backward()  # type: ignore[no-untyped-call]
                 self.model.zero_grad(set_to_none=True)
             self._synchronize()
         self.log(event="compiled")
+
+    def _set_dropout(self, stage: Stage) -> None:
+        self.model.set_dropout(self.settings.dropout if stage.dropout else 0.0)
 
     def _log_losses(self, stage: Stage, rate: float, sums: Tensor) -> float:
         total, weight, text, text_count, answer, answer_count = sums.tolist()

@@ -201,6 +201,25 @@ ASKS = (
 ANSWERS = (" The {p}{l} {v}.", "\nAnswer: The {p}{l} {v}.", "\nA: the {p}{l} {v}.", " It is {v}.", "\nAnswer: {v}.")
 SEPARATORS = (":", " =", " ->", " |", ",", " is", " has", " -", " :", " =>")
 BULLETS = ("", "", "", "- ", "line ", "entry ", "item ", "* ", "row ")
+SUFFIXES = ("", "", "", "", "", ".", ";", " units", " in all")
+STATEMENTS = (
+    "{k} can be reached under {v}.",
+    "{k} lives at {v}.",
+    "In the drawer of {k} lies a note that says {v}.",
+    "The guard told {k} to remember {v}.",
+    "Ask {k}, and the reply will be {v}.",
+    "It was {k} who wrote down {v}.",
+    "Nobody but {k} knows about {v}.",
+    "On the door of {k} one reads {v}.",
+)
+"""Sentences that name no quantity; question and answer come from the two lists below."""
+STATEMENT_ASKS = (
+    "\nWhat was said about {k}?",
+    "\nQuestion: what does the text say about {k}?",
+    "\n\nRepeat the sentence about {k}.",
+    "\nWhich sentence names {k}?",
+)
+STATEMENT_ANSWERS = (" {s}", "\nAnswer: {s}", "\nA: {s}")
 LIST_HEADS = (
     "",
     "",
@@ -226,6 +245,12 @@ def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 
 def compose_sentence(rng: np.random.Generator) -> Wording:
     """A sentence that tells a value, with a question and an answer to match."""
+    keys = (("words", "words", "name", "name"), ("words", "name", "d8", "uuid"))[int(rng.integers(2))]
+    values = ("d7", "d5", "d4", "word", "h8", "uuid")
+    if rng.random() < 0.3:
+        item = _pick(rng, STATEMENTS)
+        answer = _pick(rng, STATEMENT_ANSWERS).replace("{s}", item)
+        return Wording(_pick(rng, HEADS), item, _pick(rng, STATEMENT_ASKS), answer, keys=keys, values=values)
     name = _pick(rng, ADJECTIVES) + _pick(rng, NOUNS)
     link = _pick(rng, LINKS)
     opening = _pick(rng, OPENINGS)
@@ -233,17 +258,14 @@ def compose_sentence(rng: np.random.Generator) -> Wording:
     asked = " for {k}" if " for " in link else " of {k}"
     question = _pick(rng, ASKS).replace("{p}", name).replace("{q}", asked)
     answer = _pick(rng, ANSWERS).replace("{p}", name).replace("{l}", link)
-    keys = (("words", "words", "name", "name"), ("words", "name", "d8", "uuid"))[int(rng.integers(2))]
-    return Wording(
-        _pick(rng, HEADS), item, question, answer, keys=keys, values=("d7", "d5", "d4", "word", "h8", "uuid")
-    )
+    return Wording(_pick(rng, HEADS), item, question, answer, keys=keys, values=values)
 
 
 def compose_line(rng: np.random.Generator) -> Wording:
     """A line of a list that tells a value, with a question; the answer repeats the line or names the key."""
     bullet, separator = _pick(rng, BULLETS), _pick(rng, SEPARATORS)
     brackets = ("<", ">") if rng.random() < 0.15 else ("", "")
-    item = f"{bullet}{{k}}{separator} {brackets[0]}{{v}}{brackets[1]}"
+    item = f"{bullet}{{k}}{separator} {brackets[0]}{{v}}{brackets[1]}{_pick(rng, SUFFIXES)}"
     question = _pick(rng, LIST_ASKS)
     if "{k}" in question and rng.random() < 0.4:
         answer = f" The value of {{k}} is {brackets[0]}{{v}}{brackets[1]}"

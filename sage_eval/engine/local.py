@@ -6,6 +6,7 @@ makes it kill the whole process), requests stream back as they finish, and Ctrl-
 
 import asyncio
 import atexit
+import contextlib
 import functools
 import logging
 import queue
@@ -104,6 +105,22 @@ class LocalEngine:
         """Empty the prefix cache."""
         self._wait(self._submit(self._engine.tokenizer_manager.flush_cache()))
 
+    @contextlib.contextmanager
+    def profiled(self, folder: Path, label: str) -> Iterator[None]:
+        """Inside: SGLang's own profiler runs in the scheduler. Afterwards `folder` has its trace, `label`-….json.gz."""
+        from sglang.srt.managers.io_struct import ProfileReq
+
+        manager = self._engine.tokenizer_manager
+        request = ProfileReq(
+            output_dir=str(folder), profile_prefix=label, activities=["CPU", "GPU"],
+            with_stack=False, record_shapes=False,
+        )  # fmt: skip
+        self._wait(self._submit(manager.start_profile(request)), "the profiler did not start")
+        try:
+            yield
+        finally:
+            self._wait(self._submit(manager.stop_profile()), "the profiler left no trace")
+
     def close(self) -> None:
         """Stop the engine and its processes, only its own. May be called twice."""
         if self._closed:
@@ -170,7 +187,7 @@ class LocalEngine:
             except queue.Empty:
                 self._raise_if_dead()
 
-    def _wait(self, future: "Future[Any]") -> Any:
+    def _wait(self, future: "Future[Any]", failure: str = "the engine did not start") -> Any:
         while True:
             try:
                 return future.result(timeout=_POLL_SECONDS)
@@ -181,7 +198,7 @@ class LocalEngine:
             except (EngineError, KeyboardInterrupt):
                 raise
             except BaseException as error:
-                raise EngineError(f"the engine did not start: {self._last_error() or error}") from error
+                raise EngineError(f"{failure}: {self._last_error() or error}") from error
 
     def _raise_if_dead(self) -> None:
         """Raise the post-mortem if a child has ended. One that has sent SIGQUIT is about to: give it the time."""

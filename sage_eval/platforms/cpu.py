@@ -46,5 +46,11 @@ class SageCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
 
         return PagedTokenToKVPoolAllocator  # type: ignore[no-any-return]
 
+    def get_torch_profiler_activity_str(self) -> str:
+        return "CPU"
+
+    def get_torch_profiler_activity(self) -> torch.profiler.ProfilerActivity:
+        return torch.profiler.ProfilerActivity.CPU
+
     def set_device(self, device: torch.device) -> None:
         """There is only one CPU."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reference_model.recipe import wordings
-from reference_model.recipe.cells import LADDER, OTHER, OWN, UNSEEN
+from reference_model.recipe.cells import LADDER, OTHER, OWN, UNSEEN, Cell
 from reference_model.recipe.curriculum import retrieval_sample
 from reference_model.recipe.samples import ANSWER, finish, prompt_and_answer
 from reference_model.recipe.tokenizer import EOS
@@ -44,7 +44,7 @@ def key_of(cell, text):
 
 
 def test_near_keys_differ_in_one_place(examiner, tokenizer):
-    (cell,) = [cell for cell in LADDER if cell.task == "8 near lines"]
+    cell = next(cell for cell in LADDER if cell.task == "8 near lines")
     ((prompt, _),) = replace(cell, length=1024).samples(examiner, 1, seed=3)
     lines = tokenizer.decode(prompt.tolist()).splitlines()
     asked = lines[-1].split("What is the value for key ")[1][:8]
@@ -52,13 +52,34 @@ def test_near_keys_differ_in_one_place(examiner, tokenizer):
     assert sum(sum(a != b for a, b in zip(key, asked, strict=True)) == 1 for key in keys) == 8
 
 
+@pytest.mark.parametrize("compose", [wordings.compose_sentence, wordings.compose_line])
+def test_a_composed_wording_makes_canonical_prompts_that_hold_their_answer(examiner, tokenizer, compose):
+    rng = np.random.default_rng(11)
+    for number in range(120):
+        wording = compose(rng)
+        filler = "lines" if wording.is_line else "book"
+        cell = Cell("composed", "test", wording, 640, (wording.keys[0], "d7"), needles=2, filler=filler)
+        ((prompt, answer),) = cell.samples(examiner, 1, seed=number)
+        text, value = tokenizer.decode(prompt.tolist()), tokenizer.decode(answer.tolist())
+        assert text.count(value.strip()) == 1, wording
+        assert tokenizer.encode(text + value).ids == [*prompt.tolist(), *answer.tolist()], wording
+
+
+def test_statements_are_among_the_composed_sentences():
+    rng = np.random.default_rng(3)
+    items = {wordings.compose_sentence(rng).item for _ in range(400)}
+    assert set(wordings.STATEMENTS) <= items
+    assert wordings.UNSEEN_SENTENCE.item not in items
+
+
+@pytest.mark.parametrize("near", [0.0, 1.0])
 @pytest.mark.parametrize("varied", [0.0, 1.0])
 @pytest.mark.parametrize("length", [96, 512, 2048])
-def test_a_training_sample_has_answers_and_the_length_asked_for(sampler, length, varied):
+def test_a_training_sample_has_answers_and_the_length_asked_for(sampler, length, varied, near):
     rng = np.random.default_rng(length)
     sizes = []
     for _ in range(30):
-        pieces = retrieval_sample(sampler, rng, length, varied)
+        pieces = retrieval_sample(sampler, rng, length, varied, near)
         assert any(weight == ANSWER for _, weight in pieces)
         ids, weights = finish(rng, pieces, 0.3)
         assert len(ids) == len(weights)
@@ -66,6 +87,18 @@ def test_a_training_sample_has_answers_and_the_length_asked_for(sampler, length,
         assert weights[weights >= 32].sum() > 0
         sizes.append(len(ids))
     assert 0.6 * length <= np.median(sizes) <= length + 2
+
+
+@pytest.mark.parametrize(("near", "found"), [(0.0, False), (1.0, True)])
+def test_keys_like_the_one_asked_for_come_where_they_are_wanted(sampler, tokenizer, near, found):
+    rng = np.random.default_rng(8)
+    alike = 0
+    for _ in range(60):
+        pieces = retrieval_sample(sampler, rng, 1024, 0.0, near)
+        text = tokenizer.decode(np.concatenate([ids for ids, _ in pieces]).tolist())
+        keys = [line[:8] for line in text.splitlines() if line[8:12] == " -> " and line[:8].isdigit()]
+        alike += any(sum(a != b for a, b in zip(one, two, strict=True)) == 1 for one in keys for two in keys)
+    assert bool(alike) == found
 
 
 def test_training_draws_no_evaluation_word(sampler, tokenizer, words):
@@ -92,7 +125,7 @@ def test_an_unseen_wording_is_in_no_training_list():
 
 def test_the_same_seed_makes_the_same_sample(sampler):
     first, second = (
-        np.concatenate([ids for ids, _ in retrieval_sample(sampler, np.random.default_rng(4), 300, 0.5)])
+        np.concatenate([ids for ids, _ in retrieval_sample(sampler, np.random.default_rng(4), 300, 0.5, 0.5)])
         for _ in range(2)
     )
     assert (first == second).all()

@@ -43,10 +43,14 @@ def serving(  # noqa: PLR0913, PLR0917 - one parameter a flag
     ] = 16384,
     decode_context: Annotated[int, typer.Option(min=1, help="prompt tokens of each decoded sequence")] = 256,
     decode_steps: Annotated[int, typer.Option(min=3, help="new tokens of each decoded sequence")] = 65,
+    mixed: Annotated[int, typer.Option(min=0, help="requests of mixed lengths, all at once; 0 for none")] = 64,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="for each cell, all arms together; one round in any case")
     ] = 10.0,
     longest: Longest = 30.0,
+    profile: Annotated[
+        float, typer.Option(min=0, help="profile runs of up to so many seconds, after all timing; 0 for none")
+    ] = 15.0,
     total: Total = None,
     resident: Resident = None,
     chunk: Chunk = None,
@@ -63,9 +67,9 @@ def serving(  # noqa: PLR0913, PLR0917 - one parameter a flag
     """
     _run(
         "serving", model, arms, baseline=baseline, shape=shape, lengths=_sizes(lengths), batches=_sizes(batches),
-        packed_tokens=packed_tokens, decode_context=decode_context, decode_steps=decode_steps, seconds=seconds,
-        longest=longest, total=total, resident=resident, chunk=chunk, load_format=load_format, model_args=model_args,
-        output=output, shared_gpu=shared_gpu, json=json,
+        packed_tokens=packed_tokens, decode_context=decode_context, decode_steps=decode_steps, mixed=mixed,
+        seconds=seconds, longest=longest, profile=profile, total=total, resident=resident, chunk=chunk,
+        load_format=load_format, model_args=model_args, output=output, shared_gpu=shared_gpu, json=json,
     )  # fmt: skip
 
 
@@ -88,8 +92,8 @@ def memory(  # noqa: PLR0913, PLR0917 - one parameter a flag
     """Weights, KV cache and the peak of each prefill, per backend, as the engine's own process counts them."""
     _run(
         "memory", model, arms, baseline=baseline, shape=shape, lengths=_sizes(lengths), batches=(), packed_tokens=0,
-        seconds=0.0, longest=longest, total=total, resident=resident, chunk=chunk, load_format=load_format,
-        model_args=model_args, output=output, shared_gpu=shared_gpu, json=json,
+        mixed=0, profile=0.0, seconds=0.0, longest=longest, total=total, resident=resident, chunk=chunk,
+        load_format=load_format, model_args=model_args, output=output, shared_gpu=shared_gpu, json=json,
     )  # fmt: skip
 
 

@@ -5,15 +5,15 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sage_eval.errors import SageEvalError
 from sage_eval.probes.arms import BenchArm
 from sage_eval.probes.serving import gpu, record
 from sage_eval.probes.serving.client import Worker
-from sage_eval.probes.serving.plan import Plan, vocabulary
-from sage_eval.probes.serving.record import ArmRecord, Block, Cell, Record, Result
-from sage_eval.probes.serving.scaling import predict
+from sage_eval.probes.serving.engines import Engines, Say
+from sage_eval.probes.serving.plan import Plan
+from sage_eval.probes.serving.record import Block, Cell, Profile, Record, Result
+from sage_eval.probes.serving.scaling import predict, predict_mix
 
 MAX_ROUNDS = 200
 WARM_SHARE = 0.2
@@ -21,7 +21,6 @@ WARM_SHARE = 0.2
 
 One arm alone that takes so long compiles a kernel.
 """
-Say = Callable[[str], None]
 
 
 class Measurement:
@@ -35,42 +34,41 @@ class Measurement:
         say: Say,
         start: Callable[..., Worker] = Worker,
     ) -> None:
-        self._begin = start
         self.plan, self.record, self.path, self.say = plan, into, path, say
+        self._engines = Engines(plan, into, path.parent / "logs", say, start)
         self._end = time.monotonic() + plan.total if plan.total else float("inf")
-        self._vocabulary = vocabulary(into.model)
-        self._workers: dict[str, Worker] = {}
-        self._covered: dict[str, dict[str, float]] = {}
-        """Of earlier calls: what an engine counts begins with its start."""
 
     def run(self) -> None:
         """Measure what is not in the record yet. Engines are closed however this ends."""
+        groups = self.plan.groups(self.record.model)
         try:
-            for group in self.plan.groups(self.record.model):
-                if not self._run_group(group):
+            for place, group in enumerate(groups):
+                later = {arm.name for others in groups[place + 1 :] for arm in others}
+                if not self._run_group(group, last=[arm.name for arm in group if arm.name not in later]):
                     break
-            for worker in self._workers.values():
-                worker.dismiss()
+            self._engines.dismiss()
         finally:
-            for name in list(self._workers):
-                self._close(name)
+            self._engines.close()
 
-    def _run_group(self, group: list[BenchArm]) -> bool:
-        """Measure what these arms lack; False where the time is over."""
+    def _run_group(self, group: list[BenchArm], last: list[str]) -> bool:
+        """Measure what these arms lack, then profile those that are in no later group; False where the time is over.
+
+        In this order, as an engine that was profiled is never timed again.
+        """
         names = [arm.name for arm in group]
-        for name in [name for name in self._workers if name not in names]:
-            self._workers[name].dismiss()
-            self._close(name)
-        if not any(self._todo(cell, names) for cell in self.plan.cells()):
+        self._engines.only(names)
+        timed = any(self._todo(cell, names) for cell in self.plan.cells())
+        needed = group if timed else [arm for arm in group if arm.name in last and self._unprofiled(arm.name)]
+        if not needed:
             return True
-        if time.monotonic() >= self._end:
-            self.say(f"the {self.plan.total:g} s are over: repeat to go on")
+        if not self._start(needed):
             return False
-        self._start([arm for arm in group if arm.name not in self._workers])
         for cell in self.plan.cells():
-            present = [name for name in names if name in self._workers]
+            present = [name for name in names if name in self._engines]
             todo = self._todo(cell, present)
             if not todo:
+                if not all(self.record.done(name, cell) for name in present):
+                    self.say(f"{cell.name}: left out, one run would take longer than {self.plan.longest:g} s")
                 continue
             # The baseline runs once more beside an arm that is new: only what ran in turn can be paired.
             beside = {self.plan.baseline} if not self._too_long(self.plan.baseline, cell) else set()
@@ -80,44 +78,24 @@ class Measurement:
                 return False
             self._measure(cell, arms)
         record.write(self.path, self.record)
-        return True
+        return all(map(self._profile, last))
 
     def _todo(self, cell: Cell, names: Sequence[str]) -> list[str]:
         return [name for name in names if not self.record.done(name, cell) and not self._too_long(name, cell)]
 
-    def _start(self, arms: Sequence[BenchArm]) -> None:
-        """Open the engines of `arms` at the same time, and run each once so that its kernels are compiled."""
-        shared = self.plan.engine_arguments()
-        for arm in arms:
-            known = self.record.arms.get(arm.name)
-            self._covered[arm.name] = known.coverage if known else {}
-            self.record.arms[arm.name] = ArmRecord(arguments=arm.arguments, coverage=self._covered[arm.name])
-            order = {"model": str(self.plan.model), "arguments": {**shared, **arm.arguments}}
-            self._workers[arm.name] = self._begin(arm.name, order, self.path.parent / "logs")
-        self.say(f"starting {', '.join(arm.name for arm in arms)}")
-        for arm in arms:
-            self._guarded(arm.name, self._introduce)
-        for arm in arms:
-            self._guarded(arm.name, self._warm_up)
-        if self.record.arms[self.plan.baseline].error and self.plan.baseline in {arm.name for arm in arms}:
+    def _start(self, arms: Sequence[BenchArm]) -> bool:
+        """Start those of `arms` that are not up; False where the time is over."""
+        if time.monotonic() >= self._end:
+            self.say(f"the {self.plan.total:g} s are over: repeat to go on")
+            return False
+        new = [arm for arm in arms if arm.name not in self._engines]
+        if new:
+            self._engines.start(new)
+        failed = self.record.arms[self.plan.baseline].error
+        if failed and self.plan.baseline in {arm.name for arm in new}:
             record.write(self.path, self.record)
-            raise SageEvalError(f"the baseline did not come up: {self.record.arms[self.plan.baseline].error}")
-
-    def _introduce(self, worker: Worker) -> None:
-        reply, seconds = worker.ready()
-        self.record.arms[worker.name] = self.record.arms[worker.name].model_copy(
-            update={"engine": reply["engine"], "memory": reply["memory"], "start_seconds": round(seconds, 1)}
-        )
-        self.say(f"{worker.name} is up after {seconds:.0f} s")
-
-    def _warm_up(self, worker: Worker) -> None:
-        """Every path once: a short prompt, one of several chunks (new tokens after a prefix), a few steps of decode."""
-        chunk = max(1024, int(self.record.arms[worker.name].engine.get("chunked_prefill_size") or 0))
-        lengths = self.plan.lengths or (self.plan.decode_context,)
-        for length in sorted({min(*lengths, chunk), min(max(lengths), chunk * 5 // 2)}):
-            self._ask(worker, seed=0, requests=1, length=length, new_tokens=1)
-        if self.plan.batches:
-            self._ask(worker, seed=0, requests=1, length=self.plan.decode_context, new_tokens=self.plan.decode_steps)
+            raise SageEvalError(f"the baseline did not come up: {failed}")
+        return True
 
     def _measure(self, cell: Cell, arms: list[str]) -> None:
         """Fill one block. `arms` take turns, and each round begins with the next of them."""
@@ -125,7 +103,7 @@ class Measurement:
         results: dict[str, Result] = {}
         started = time.monotonic()
         for name in arms:
-            self._guarded(name, lambda worker: results.update({worker.name: self._first(worker, cell)}))
+            self._engines.guarded(name, lambda worker: results.update({worker.name: self._first(worker, cell)}))
         firsts = [result.warm_up or 0.0 for result in results.values()]
         if self.plan.seconds and firsts and min(firsts) > WARM_SHARE * self.plan.seconds:
             results = {
@@ -134,14 +112,14 @@ class Measurement:
         rounds, longest = 0, len(firsts) * min(firsts, default=0.0)
         while rounds < MAX_ROUNDS and self.plan.seconds:
             begun = time.monotonic()
-            names = [name for name in arms if name in results and name in self._workers]
+            names = [name for name in arms if name in results and name in self._engines]
             # Always one round of what has no timed run yet.
             due = [name for name in names if len(results[name].seconds) <= rounds]
             late = begun - started + longest > self.plan.seconds or begun + longest > self._end
             if not names or (rounds and late):
                 break
             for name in _rotated(due, rounds):
-                self._guarded(name, partial(self._round, cell=cell, round_=rounds, into=results))
+                self._engines.guarded(name, partial(self._round, cell=cell, round_=rounds, into=results))
             longest, rounds = max(longest, time.monotonic() - begun), rounds + 1
         if not self.plan.seconds:  # memory alone was asked for
             results = {name: Result(seconds=[r.warm_up or 0.0], memory=r.memory) for name, r in results.items()}
@@ -150,8 +128,7 @@ class Measurement:
             return
         block = Block(
             cell=cell,
-            requests=self.plan.requests(cell),
-            tokens=self.plan.decode_steps - 1 if cell.kind == "decode" else cell.size,
+            **self.plan.work(cell),
             results=results,
             skipped=self._skipped(cell),
             interleaved=len(results) > 1,
@@ -160,7 +137,7 @@ class Measurement:
         )
         self.record.blocks.append(block)
         for name in arms:
-            self._guarded(name, self._note_coverage)
+            self._engines.guarded(name, self._engines.note_coverage)
         record.write(self.path, self.record)
         best = ", ".join(f"{name} {min(result.seconds) * 1e3:,.1f} ms" for name, result in results.items())
         self.say(f"{cell.name}: {best} ({rounds} rounds, {time.monotonic() - started:.1f} s)")
@@ -179,33 +156,51 @@ class Measurement:
 
     def _time(self, worker: Worker, cell: Cell, round_: int) -> float:
         """Seconds of one run. All arms get the same prompts in the same round."""
-        seed = zlib.crc32(f"{self.plan.seed} {cell.name} {round_}".encode())
-        return self._ask(worker, seed=seed, **self.plan.command(cell))
+        command = self.plan.command(cell) | {"seed": self._seed(cell, round_)}
+        return float(self._engines.ask(worker, "run", **command)["seconds"])
 
-    def _ask(self, worker: Worker, **command: Any) -> float:
-        return float(worker.ask("run", vocabulary=self._vocabulary, **command)["seconds"])
+    def _seed(self, cell: Cell, round_: int) -> int:
+        return zlib.crc32(f"{self.plan.seed} {cell.name} {round_}".encode())
 
-    def _note_coverage(self, worker: Worker) -> None:
-        earlier, now = self._covered[worker.name], worker.ask("coverage")["coverage"]
-        totals = {kernel: round(earlier.get(kernel, 0) + now.get(kernel, 0)) for kernel in {*earlier, *now}}
-        self.record.arms[worker.name].coverage = dict(sorted(totals.items()))
-
-    def _guarded(self, name: str, action: Callable[[Worker], object]) -> None:
-        """Do `action` with an arm's worker; an arm that fails is noted and left out from then on, the others go on."""
-        if name not in self._workers:
-            return
+    def _profile(self, name: str) -> bool:
+        """Profile the cells of an arm whose timing is over; False where the time is."""
         try:
-            action(self._workers[name])
-        except SageEvalError as error:
-            self.say(str(error))
-            self.record.arms[name].error = str(error)
-            self._close(name)
+            for cell, seconds in self._unprofiled(name).items():
+                if time.monotonic() + seconds >= self._end:
+                    self.say(f"the profile of {cell.name} does not fit into the {self.plan.total:g} s: repeat to go on")
+                    return False
+                self._engines.guarded(name, partial(self._profile_cell, cell=cell))
+            return True
+        finally:
+            record.write(self.path, self.record)
 
-    def _close(self, name: str) -> None:
-        self._workers.pop(name).close()
+    def _profile_cell(self, worker: Worker, cell: Cell) -> None:
+        command = self.plan.profiled_command(cell) | {"seed": self._seed(cell, 0), "kind": cell.kind}
+        profile = Profile(arm=worker.name, cell=cell, **self._engines.ask(worker, "profile", **command))
+        self.record.profiles.append(profile)
+        self.say(f"{cell.name}: {worker.name} profiled" + (f" in vain: {profile.error}" if profile.error else ""))
+
+    def _unprofiled(self, name: str) -> dict[Cell, float]:
+        """The measured cells of an arm that lack a profile and are not too long for one, with a run's seconds."""
+        found = {
+            cell: self.record.typical(name, cell.kind)[cell.size] * (self.plan.profiled_command(cell)["new_tokens"])
+            for cell in self.plan.cells()
+            if cell.kind in ("prefill", "decode") and self.record.done(name, cell)
+        }
+        return {
+            cell: seconds
+            for cell, seconds in found.items()
+            if seconds <= self.plan.profile and not self.record.profiled(name, cell)
+        }
 
     def _predicted(self, name: str, cell: Cell) -> float | None:
-        return predict(self.record.typical(name, cell.kind), cell.size) if cell.kind == "prefill" else None
+        prefill = self.record.typical(name, "prefill")
+        match cell.kind:
+            case "prefill":
+                return predict(prefill, cell.size)
+            case "mixed":
+                return predict_mix(self.plan.sizes(cell), prefill, self.record.typical(name, "decode"))
+        return None
 
     def _too_long(self, name: str, cell: Cell) -> bool:
         """Whether one run would take longer than `longest` allows."""
@@ -213,9 +208,9 @@ class Measurement:
 
     def _skipped(self, cell: Cell) -> dict[str, str]:
         return {
-            name: f"one run would take about {self._predicted(name, cell):.0f} s"
-            for name in self._workers
-            if not self.record.done(name, cell) and self._too_long(name, cell)
+            arm.name: f"one run would take about {self._predicted(arm.name, cell):.0f} s"
+            for arm in self.plan.arms
+            if arm.name in self._engines and not self.record.done(arm.name, cell) and self._too_long(arm.name, cell)
         }
 
     def _fits(self, cell: Cell, names: Sequence[str]) -> bool:

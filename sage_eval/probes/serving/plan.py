@@ -9,11 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from sage_eval.errors import PrerequisiteError, UsageError
 from sage_eval.probes.arms import BenchArm
 from sage_eval.probes.residents import fitting, groups
+from sage_eval.probes.serving import mix
 from sage_eval.probes.serving.record import Cell
 from sage_eval.probes.serving.shape import describe
 
 LENGTHS = (128, 1024, 4096, 8192, 32768, 131072)
 BATCHES = (1, 8, 32, 128)
+MIXED = 64
+PROFILED_STEPS = 17
+"""Decode steps of a profile: enough to average over, and a trace of some megabytes."""
 LONG = 32768
 """Longer prompts come last: what is cheap is measured even where the time runs out."""
 SLACK_TOKENS = 2048
@@ -33,44 +37,71 @@ class Plan(BaseModel):
     packed_tokens: int = Field(16384, ge=0)
     decode_context: int = Field(256, ge=1)
     decode_steps: int = Field(65, ge=2)
+    mixed: int = Field(MIXED, ge=0)
+    positions: int | None = None
+    """The model's longest sequence, where its configuration says it."""
     chunk: int | None = None
     load_format: str = "auto"
     model_args: dict[str, Any] = {}
     seconds: float = Field(10.0, ge=0)
     longest: float = Field(30.0, gt=0)
+    profile: float = Field(15.0, ge=0)
+    """Seconds: a longer run is not profiled; 0 for no profile at all."""
     total: float | None = None
     resident: int | None = Field(None, ge=1)
     seed: int = 0
 
     def cells(self) -> list[Cell]:
-        """Short prompts, packed ones, decode, then the long prompts."""
+        """Short prompts, packed ones, decode, a mix, then the long prompts."""
         short = [n for n in self.lengths if n <= LONG]
         packed = [n for n in short if self.packed_tokens // n >= 2]
         return [
             *(Cell(kind="prefill", size=n) for n in short),
             *(Cell(kind="packed", size=n) for n in packed),
             *(Cell(kind="decode", size=n) for n in self.batches),
+            *(Cell(kind="mixed", size=n) for n in [self.mixed] if n),
             *(Cell(kind="prefill", size=n) for n in self.lengths if n > LONG),
         ]
 
-    def requests(self, cell: Cell) -> int:
-        """Prompts at once."""
-        return {"prefill": 1, "packed": self.packed_tokens // cell.size, "decode": cell.size}[cell.kind]
+    def sizes(self, cell: Cell) -> list[tuple[int, int]]:
+        """(prompt, new) tokens of each request that is handed over at once."""
+        match cell.kind:
+            case "prefill":
+                return [(cell.size, 1)]
+            case "packed":
+                return [(cell.size, 1)] * (self.packed_tokens // cell.size)
+            case "decode":
+                return [(self.decode_context, self.decode_steps)] * cell.size
+            case "mixed":
+                return mix.lengths(cell.size, self.positions)
+
+    def work(self, cell: Cell) -> dict[str, int]:
+        """`requests`, `tokens` and `new_tokens` of a `record.Block`."""
+        sizes = self.sizes(cell)
+        match cell.kind:
+            case "decode":
+                return {"requests": len(sizes), "tokens": self.decode_steps - 1}
+            case "mixed":
+                prompts, answers = (sum(each) for each in zip(*sizes, strict=True))
+                return {"requests": len(sizes), "tokens": prompts, "new_tokens": answers}
+        return {"requests": len(sizes), "tokens": cell.size}
 
     def command(self, cell: Cell) -> dict[str, Any]:
         """What a worker is asked to run, its seed aside."""
-        decode = cell.kind == "decode"
-        return {
-            "requests": self.requests(cell),
-            "length": self.decode_context if decode else cell.size,
-            "new_tokens": self.decode_steps if decode else 1,
-        }
+        sizes = self.sizes(cell)
+        if cell.kind == "mixed":
+            return {"mix": sizes}
+        length, new_tokens = sizes[0]
+        return {"requests": len(sizes), "length": length, "new_tokens": new_tokens}
+
+    def profiled_command(self, cell: Cell) -> dict[str, Any]:
+        """The same for a profile."""
+        command = self.command(cell)
+        return command | {"new_tokens": min(command["new_tokens"], PROFILED_STEPS)}
 
     def cache_tokens(self) -> int:
         """Tokens that the largest cell keeps in the KV cache, rounded up."""
-        most = max(
-            (c["requests"] * (c["length"] + c["new_tokens"]) for c in map(self.command, self.cells())), default=0
-        )
+        most = max((sum(map(sum, self.sizes(cell))) for cell in self.cells()), default=0)
         return -(-(most + SLACK_TOKENS) // 1024) * 1024
 
     def engine_arguments(self) -> dict[str, Any]:
@@ -79,17 +110,16 @@ class Plan(BaseModel):
         The KV cache is sized by tokens, as a share of the memory would depend on which other engine starts first. The
         prefix cache is off. Logits are computed in the model's dtype, as a server would.
         """
-        commands = [self.command(cell) for cell in self.cells()]
-        graphs = (
-            {"cuda_graph_max_bs_decode": max(self.batches)} if self.batches else {"disable_decode_cuda_graph": True}
-        )
+        sizes = [self.sizes(cell) for cell in self.cells()]
+        largest = max((*self.batches, self.mixed))
+        graphs = {"cuda_graph_max_bs_decode": largest} if largest else {"disable_decode_cuda_graph": True}
         if any("graph" in name and "prefill" not in name for name in self.model_args):
             graphs = {}
         return {
             "mode": "throughput",
-            "max_length": max(c["length"] + c["new_tokens"] for c in commands),
+            "max_length": max(sum(size) for requests in sizes for size in requests),
             "max_total_tokens": self.cache_tokens(),
-            "max_running_requests": max(16, *(c["requests"] for c in commands)),
+            "max_running_requests": max(16, *map(len, sizes)),
             "mem_fraction_static": 0.98,
             "chunked_prefill_size": self.chunk,
             "disable_radix_cache": True,
@@ -124,12 +154,13 @@ def make_plan(model: Path, arms: Sequence[BenchArm], baseline: str | None, **opt
     names = [arm.name for arm in arms]
     if baseline is not None and baseline not in names:
         raise UsageError(f"--baseline {baseline} is none of the arms {', '.join(names)}")
-    sizes = (*options.get("lengths", ()), *options.get("batches", ()))
+    sizes = (*options.get("lengths", ()), *options.get("batches", ()), *filter(None, [options.get("mixed")]))
     if not sizes or min(sizes) < 1:
-        raise UsageError("there is nothing to measure: give --lengths or --batches of 1 and more")
+        raise UsageError("there is nothing to measure: give --lengths, --batches or --mixed of 1 and more")
     for name in ("lengths", "batches"):
         options[name] = tuple(sorted(set(options.get(name, ()))))
-    return Plan(model=model, arms=tuple(arms), baseline=baseline or names[0], **options)
+    positions = describe(model).get("max_position_embeddings")
+    return Plan(model=model, arms=tuple(arms), baseline=baseline or names[0], positions=positions, **options)
 
 
 def vocabulary(sizes: dict[str, Any]) -> int:

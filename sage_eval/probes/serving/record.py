@@ -6,6 +6,9 @@ prompts, so their seconds are paired by position; arms of different blocks are n
     prefill/L    one prompt of L tokens, one new token: time to first token
     packed/L     as many prompts of L tokens at once as make up `packed_tokens`, one new token each: throughput
     decode/B     B sequences at once, after a prompt of `decode_context` tokens each: time between tokens
+    mixed/N      N requests of mixed lengths (see `mix`), all handed over at once: time until the last is answered
+
+A *profile* is one run more of an arm in a cell, after all that is timed.
 """
 
 from pathlib import Path
@@ -17,7 +20,7 @@ from sage_eval.errors import UsageError
 from sage_eval.runs.files import read_record, write_json
 
 SERVING, MEMORY = "serving.json", "memory.json"
-Kind = Literal["prefill", "packed", "decode"]
+Kind = Literal["prefill", "packed", "decode", "mixed"]
 
 
 class _Model(BaseModel):
@@ -49,16 +52,49 @@ class Result(_Model):
 
 
 class Block(_Model):
-    """Arms that took turns in one cell: `requests` of `tokens` tokens each (decode: new tokens timed)."""
+    """Arms that took turns in one cell: `requests` of `tokens` tokens each (decode: new tokens timed).
+
+    Of a mixed cell `tokens` are those of all prompts together, and `new_tokens` those of all answers.
+    """
 
     cell: Cell
     requests: int
     tokens: int
+    new_tokens: int | None = None
     results: dict[str, Result]
     skipped: dict[str, str] = Field(default_factory=dict)
     interleaved: bool
     gpu_before: dict[str, Any] | None = None
     gpu_after: dict[str, Any] | None = None
+
+
+class Kernel(_Model):
+    """A kernel of the attention: `seconds` and `calls` of a prefill or of a decode step."""
+
+    name: str
+    seconds: float
+    calls: float
+
+
+class Times(_Model):
+    """Whose the device's time was, in `seconds` of a prefill or of a decode step: attention, products, other, idle."""
+
+    seconds: dict[str, float]
+    by: Literal["launch", "name"]
+    """How kernels found their part: by the layer that launched them, or many, as a graph replays them, by name."""
+    guessed: float
+    """The share of the busy time whose kernels' names had not been seen under a layer."""
+    kernels: list[Kernel]
+    """Of the attention, those with the most time."""
+
+
+class Profile(_Model):
+    """One profiled run of `arm`; `error` where it told nothing."""
+
+    arm: str
+    cell: Cell
+    times: Times | None = None
+    error: str | None = None
 
 
 class ArmRecord(_Model):
@@ -88,6 +124,7 @@ class Record(_Model):
     devices: list[dict[str, Any]]
     arms: dict[str, ArmRecord] = Field(default_factory=dict)
     blocks: list[Block] = Field(default_factory=list)
+    profiles: list[Profile] = Field(default_factory=list)
     summary: dict[str, Any] = Field(default_factory=dict)
 
     def blocks_of(self, cell: Cell) -> list[Block]:
@@ -97,6 +134,10 @@ class Record(_Model):
     def done(self, arm: str, cell: Cell) -> bool:
         """Whether `arm` has a result in `cell`."""
         return any(arm in block.results for block in self.blocks_of(cell))
+
+    def profiled(self, arm: str, cell: Cell) -> bool:
+        """Whether `arm` has been profiled in `cell`, for what that told."""
+        return any(profile.arm == arm and profile.cell == cell for profile in self.profiles)
 
     def typical(self, arm: str, kind: Kind) -> dict[int, float]:
         """Size → fastest seconds of `arm` so far."""
@@ -121,6 +162,8 @@ def resume(path: Path, new: Record) -> Record:
     if not path.exists():
         return new
     old = read(path)
+    # What an earlier version did not note of the model is no difference.
+    old.model = {**{name: value for name, value in new.model.items() if name not in old.model}, **old.model}
     for name in ("kind", "model", "settings", "devices", "versions"):
         before, now = getattr(old, name), getattr(new, name)
         if before != now:

@@ -1,6 +1,6 @@
 """How the time of a prompt grows with its length: attention is quadratic, everything else linear."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 MIN_LENGTHS = 4
 """Three unknowns, and one length more, so that the fit is not exact by construction."""
@@ -23,6 +23,21 @@ def predict(known: Mapping[int, float], size: int) -> float | None:
         quadratic = max(0.0, (rate - known[before] / before) / (last - before))
     linear = max(0.0, rate - quadratic * last)
     return max(known[last], linear * size + quadratic * size**2)
+
+
+def predict_mix(
+    sizes: Sequence[tuple[int, int]], prefill: Mapping[int, float], decode: Mapping[int, float]
+) -> float | None:
+    """Seconds for requests of (prompt, new) tokens at once, at most about; None where no prefill was measured.
+
+    Prompts are taken to be computed one by one, and then all requests to be decoded together, as long as the longest.
+    """
+    if not prefill:
+        return None
+    shortest = min(prefill)
+    prompts = sum(predict(prefill, max(prompt, shortest)) or 0.0 for prompt, _ in sizes)
+    step = predict(decode, max(len(sizes), min(decode))) or 0.0 if decode else 0.0
+    return prompts + step * max(new for _, new in sizes)
 
 
 def quadratic_share(known: Mapping[int, float]) -> dict[int, float]:

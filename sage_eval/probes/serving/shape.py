@@ -50,6 +50,8 @@ def describe(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder}/config.json is no model configuration")
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     found: dict[str, Any] = {"architecture": (config.get("architectures") or [None])[0]}
+    if config.get("max_position_embeddings"):
+        found["max_position_embeddings"] = int(config["max_position_embeddings"])
     if any(config.get(name) is None for name in names):
         return found
     hidden, intermediate, layers, heads, vocabulary = (int(config[name]) for name in names)

@@ -39,7 +39,6 @@ def row(block: Block, arm: str, baseline: str) -> dict[str, Any]:
     """One line of the table: quantiles in seconds, tokens a second, and the ratio to the baseline of the same block."""
     result, base = block.results[arm], block.results.get(baseline)
     p20, p50, p80 = (float(x) for x in np.quantile(result.seconds, (0.2, 0.5, 0.8)))
-    work = block.requests if block.cell.kind == "decode" else block.requests * block.cell.size
     return {
         "kind": block.cell.kind,
         "size": block.cell.size,
@@ -47,9 +46,19 @@ def row(block: Block, arm: str, baseline: str) -> dict[str, Any]:
         "requests": block.requests,
         "rounds": len(result.seconds),
         "seconds": {"p20": p20, "p50": p50, "p80": p80},
-        "tokens_per_second": work / p50,
+        "tokens_per_second": _tokens(block) / p50,
         "ratio": None if base is None or arm == baseline else compare(block, base, result),
     }
+
+
+def _tokens(block: Block) -> int:
+    """Tokens computed in the seconds of a result: of prompts, of one decode step, or of a mix's prompts and answers."""
+    match block.cell.kind:
+        case "decode":
+            return block.requests
+        case "mixed":
+            return block.tokens + (block.new_tokens or 0)
+    return block.requests * block.cell.size
 
 
 def compare(block: Block, base: Result, result: Result) -> dict[str, Any]:
@@ -86,8 +95,8 @@ def _with_baseline(record: Record, block: Block, arm: str) -> Block:
 
 
 def cells(record: Record) -> list[Cell]:
-    """The measured cells: prefill, packed, decode, each by size."""
-    order = ("prefill", "packed", "decode")
+    """The measured cells by kind, each by size."""
+    order = ("prefill", "packed", "decode", "mixed")
     return sorted({block.cell for block in record.blocks}, key=lambda cell: (order.index(cell.kind), cell.size))
 
 

@@ -2,28 +2,28 @@
 
 from typing import Any
 
-from sage_eval.probes.serving.record import ArmRecord, Record
+from sage_eval.probes.serving.memory_table import memory
+from sage_eval.probes.serving.mix import ANSWERS, PROMPTS
+from sage_eval.probes.serving.profile_table import profiles
+from sage_eval.probes.serving.record import Record
 
 TITLES = {
     "prefill": ("Prefill: one prompt, one new token", "input tokens", "time to first token, ms"),
     "packed": ("Prefill: several prompts at once, one new token each", "input tokens × prompts", "time for all, ms"),
     "decode": ("Decode", "sequences", "time between tokens, ms"),
+    "mixed": ("Offline throughput: requests of mixed lengths, all at once", "requests", "time for all, ms"),
 }
-SAME_CACHE = (
-    "The KV cache takes the same bytes a token in every arm: SageAttention does not shrink it. It quantises K and V "
-    "for the time of a kernel, and what that takes is the transient memory above."
-)
 
 
 def render(record: Record) -> str:
-    """Speed (for a serving record), then memory, then what the numbers mean."""
+    """Speed and where the time goes (for a serving record), then memory, then what the numbers mean."""
     parts = [
         f"# {'Serving' if record.kind == 'serving' else 'Memory of serving'}: {record.model.get('name')}",
         _head(record),
     ]
     if record.kind == "serving":
-        parts += [_glance(record), *(_speed(record, kind) for kind in TITLES)]
-    parts += [_memory(record), _notes(record)]
+        parts += [_glance(record), *(_speed(record, kind) for kind in TITLES), profiles(record)]
+    parts += [memory(record), _notes(record)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -75,6 +75,10 @@ def _speed(record: Record, kind: str) -> str:
             f"| {named} | `{row['arm']}` | {p50} ({p20}–{p80}) | {row['tokens_per_second']:,.0f} "
             f"| {_ratio(row['ratio'])} | {row['rounds']} |" + f" {row.get('quadratic_share', 0):.0%} |" * shares
         )
+    if kind == "mixed":
+        work = {(b.requests, b.tokens, b.new_tokens) for b in record.blocks if b.cell.kind == kind}
+        lines += [f"\n{count} requests: {prompts:,} tokens of prompts and {new:,} of answers; tokens/s count both."
+                  for count, prompts, new in sorted(work)]  # fmt: skip
     skipped = {(b.cell.size, arm): why for b in record.blocks if b.cell.kind == kind for arm, why in b.skipped.items()}
     measured = {(row["size"], row["arm"]) for row in rows}
     lines += [
@@ -92,71 +96,6 @@ def _ratio(found: dict[str, Any] | None) -> str:
     return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]{sign}"
 
 
-def _memory(record: Record) -> str:
-    arms = {name: arm.memory for name, arm in record.arms.items() if arm.memory}
-    if not arms:
-        return ""
-    lines = [
-        "## Memory\n",
-        "| arm | weights, MiB | KV cache, MiB | its tokens | bytes a token | graphs and buffers, MiB |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, memory in arms.items():
-        tokens = memory["kv_tokens"]
-        each = _per_token(record.arms[name])
-        known = memory["weights"] + memory["kv_cache"]
-        rest = memory["allocated"] - known if "allocated" in memory else None
-        sizes = f"{_mib(memory['weights'])} | {_mib(memory['kv_cache'])} | {tokens:,} | {each:,} | {_mib(rest)}"
-        lines.append(f"| `{name}` | {sizes} |")
-    peaks = _peaks(record)
-    if peaks:
-        device = any("peak_allocated" in row for row in peaks)
-        names = ("peak_allocated", "peak_reserved") if device else ("peak_rss",)
-        lines += [
-            "\n| input tokens | arm | " + " | ".join(f"{n.replace('_', ' ')}, MiB" for n in names)
-            + " | transient, MiB | beyond the baseline's, MiB |",
-            "|---" * (4 + len(names)) + "|",
-        ]  # fmt: skip
-        for row in peaks:
-            extra = "–" if row["extra"] is None else f"{row['extra'] / 2**20:+,.1f}"
-            values = " | ".join(_mib(row.get(name)) for name in names)
-            lines.append(f"| {row['size']:,} | `{row['arm']}` | {values} | {_mib(row['transient'])} | {extra} |")
-        if not device:
-            lines.append(
-                "\nWithout a GPU these are resident bytes of the scheduler process, which hold more than tensors."
-            )
-    if len(arms) > 1 and len({_per_token(record.arms[name]) for name in arms}) == 1:
-        lines.append("\n" + SAME_CACHE)
-    return "\n".join(lines)
-
-
-def _per_token(arm: ArmRecord) -> int:
-    # The pool has a page more than it counts, which padding writes to.
-    return round(arm.memory["kv_cache"] / (arm.memory["kv_tokens"] + int(arm.engine.get("page_size") or 1)))
-
-
-def _peaks(record: Record) -> list[dict[str, Any]]:
-    """Rows of prefill cells, in bytes: peaks, `transient` (peak minus rest), `extra` (beyond the baseline's)."""
-    rows = []
-    for block in sorted(record.blocks, key=lambda block: block.cell.size):
-        if block.cell.kind != "prefill":
-            continue
-        transients = {arm: _transient(result.memory) for arm, result in block.results.items()}
-        base = transients.get(record.baseline)
-        for arm, result in block.results.items():
-            own = transients[arm]
-            extra = own - base if own is not None and base is not None and arm != record.baseline else None
-            rows.append({"size": block.cell.size, "arm": arm, "transient": own, "extra": extra, **result.memory})
-    return rows
-
-
-def _transient(memory: dict[str, int]) -> int | None:
-    for name in ("allocated", "rss"):
-        if f"peak_{name}" in memory:
-            return memory[f"peak_{name}"] - memory[f"before_{name}"]
-    return None
-
-
 def _notes(record: Record) -> str:
     lines = [
         "Times are `time.perf_counter` around SGLang's Engine in Python: handing over token ids, scheduling, computing "
@@ -166,8 +105,16 @@ def _notes(record: Record) -> str:
         "Arms took turns round by round where they have an interval: 95 %, by bootstrap over rounds; marked *, too few "
         "rounds for that, the least and the greatest ratio of a round. "
         "The quadratic part is the share of the time that grows with the square of the length, from a fit over the "
-        "lengths: about what attention takes. No profiler is run; `sage-eval bench kernels` times the kernels.",
+        "lengths: about what attention takes"
+        + ("; *Where the time goes* has what a profiler saw." if record.profiles else ", no run having been profiled."),
     ]
+    if any(block.cell.kind == "mixed" for block in record.blocks):
+        lines.append(
+            "The mixed requests have prompts of {}–{:,} and answers of {}–{} tokens, each drawn log-uniformly, "
+            "and no more than the model takes; their lengths are the same in every round and arm.".format(
+                *PROMPTS, *ANSWERS
+            )
+        )
     states = [state for block in record.blocks for state in (block.gpu_before, block.gpu_after) if state]
     if states:
         spans = [
@@ -184,10 +131,6 @@ def _notes(record: Record) -> str:
             kernels = ", ".join(f"{kernel} {tokens / total:.1%}" for kernel, tokens in sorted(arm.coverage.items()))
             lines.append(f"Tokens of `{name}` by phase and kernel, warm-up included: {kernels}.")
     return "\n\n".join(lines)
-
-
-def _mib(value: int | None) -> str:
-    return "–" if value is None else f"{value / 2**20:,.1f}"
 
 
 def _count(tokens: int) -> str:

@@ -16,10 +16,12 @@ import numpy as np
 
 from sage_eval.engine import coverage
 from sage_eval.engine.arm import Arm, open_arm
+from sage_eval.engine.local import LocalEngine
 from sage_eval.engine.options import ArmOptions
 from sage_eval.engine.requests import Payload
 from sage_eval.errors import EngineError, SageEvalError
 from sage_eval.probes.scheduler_memory import KEY, SWITCH
+from sage_eval.probes.serving.profile import profile
 
 _TOLD = (
     "attention_backend", "prefill_attention_backend", "decode_attention_backend", "chunked_prefill_size",
@@ -69,24 +71,37 @@ def _obey(arm: Arm, command: dict[str, Any]) -> dict[str, Any]:
             return {"coverage": coverage.read_counters(arm.info()) or {}}
         case "run":
             return {"seconds": _run(arm, command)}
+        case "profile":
+            assert isinstance(arm.transport, LocalEngine)
+            return profile(arm.transport, command["kind"], lambda: _run(arm, command))
     raise ValueError(f"unknown command {command['do']!r}")
 
 
 def _run(arm: Arm, command: dict[str, Any]) -> float:
-    """Seconds of one prefill, or of one decode step, the prompts being made beforehand."""
-    steps = int(command["new_tokens"])
+    """Seconds of one prefill, of one decode step, or of a whole mix, the prompts being made beforehand."""
     random = np.random.default_rng(command["seed"])
-    prompts = random.integers(0, command["vocabulary"], (command["requests"], command["length"])).tolist()
-    sampling: Payload = {"max_new_tokens": steps, "temperature": 0.0, "ignore_eos": True}
-    if steps == 1:
-        payloads = [{"input_ids": prompt, "sampling_params": sampling} for prompt in prompts]
+    mix = command.get("mix") or [(command["length"], command["new_tokens"])] * command["requests"]
+    payloads: list[Payload] = [
+        {
+            "input_ids": random.integers(0, command["vocabulary"], length).tolist(),
+            "sampling_params": {"max_new_tokens": new, "temperature": 0.0, "ignore_eos": True},
+        }
+        for length, new in mix
+    ]
+    if "mix" in command or command["new_tokens"] == 1:
         start = time.perf_counter()
         for _ in arm.transport.stream(payloads):
             pass
         return time.perf_counter() - start
+    return _step(arm, payloads, command["new_tokens"])
+
+
+def _step(arm: Arm, payloads: list[Payload], steps: int) -> float:
+    """Seconds from token to token, from the last sequence's first to the last of all."""
     # Only the first and the last token are sent as they come: the engine is not slowed down by telling of each.
-    sampling["stream_interval"] = steps
-    payloads = [{"input_ids": prompt, "sampling_params": sampling, "stream": True} for prompt in prompts]
+    for payload in payloads:
+        payload["sampling_params"]["stream_interval"] = steps
+        payload["stream"] = True
     arrivals: list[list[float]] = [reply["arrivals"] for _, reply in arm.transport.stream(payloads)]
     if any(len(times) < 2 for times in arrivals):
         raise EngineError(f"SGLang sent {steps} tokens in one piece, so a step cannot be timed: take more decode steps")

@@ -17,10 +17,10 @@ LENGTHS = (64, 256)
 
 @pytest.fixture(scope="module")
 def model(reference_model, tmp_path_factory):
-    """The reference model's configuration with two layers, and no weights."""
+    """The reference model's configuration with two layers and short sequences, and no weights."""
     folder = tmp_path_factory.mktemp("shape")
     config = json.loads((reference_model / "config.json").read_text())
-    write_json(folder / "config.json", config | {"num_hidden_layers": 2})
+    write_json(folder / "config.json", config | {"num_hidden_layers": 2, "max_position_embeddings": 320})
     return folder
 
 
@@ -30,7 +30,7 @@ def measured(model, tmp_path_factory):
     output, said = tmp_path_factory.mktemp("runs") / "bench", []
     found, folder = bench(
         "serving", str(model), f"{EXACT},{QUANTISED}", lengths=LENGTHS, batches=(2,), packed_tokens=128,
-        decode_context=32, decode_steps=9, seconds=1.0, resident=2, output=output, say=said.append,
+        decode_context=32, decode_steps=9, mixed=2, seconds=1.0, resident=2, output=output, say=said.append,
     )  # fmt: skip
     return found, folder, said
 
@@ -40,7 +40,13 @@ def measured(model, tmp_path_factory):
 def test_every_cell_has_both_arms_taking_turns(measured):
     found, _, said = measured
     assert {arm.error for arm in found.arms.values()} == {None}, said
-    assert [block.cell.name for block in found.blocks] == ["prefill/64", "prefill/256", "packed/64", "decode/2"]
+    assert [block.cell.name for block in found.blocks] == [
+        "prefill/64",
+        "prefill/256",
+        "packed/64",
+        "decode/2",
+        "mixed/2",
+    ]
     for block in found.blocks:
         assert block.interleaved
         assert set(block.results) == {EXACT, QUANTISED}
@@ -57,6 +63,44 @@ def test_each_arm_ran_what_it_was_asked_to(measured):
     engines = [arm.engine for arm in found.arms.values()]
     assert [engine["attention_backend"] for engine in engines] == ["sage_attn", "sage_attn"]
     assert {engine["load_format"] for engine in engines} == {"dummy"}
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_profile_says_whose_the_time_was(measured):
+    found, _, _ = measured
+    cells = [Cell(kind="prefill", size=64), Cell(kind="prefill", size=256), Cell(kind="decode", size=2)]
+    assert [(p.arm, p.cell) for p in found.profiles] == [(arm, cell) for arm in (EXACT, QUANTISED) for cell in cells]
+    for profile in found.profiles:
+        parts = profile.times.seconds
+        # The model's two layers have all four, and a run of tens of milliseconds is no longer than a second.
+        assert all(0 < parts[part] < 1 for part in ("attention", "products", "other", "idle")), profile
+        assert profile.times.by == "launch"
+        assert sum(kernel.seconds for kernel in profile.times.kernels) <= parts["attention"] * 1.0001
+    shares = {(p.arm, p.cell.name): p.times.seconds["products"] / p.times.seconds["attention"] for p in found.profiles}
+    # Quantising in PyTorch takes several times as long as the attention itself of such short prompts.
+    assert shares[QUANTISED, "decode/2"] < shares[EXACT, "decode/2"]
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_profile_is_of_one_run_alone(measured):
+    found, _, _ = measured
+    [times] = [p.times for p in found.profiles if (p.arm, p.cell.name) == (EXACT, "prefill/256")]
+    # Two layers, and the plain definition multiplies Q by K and P by V once in each.
+    calls = {kernel.calls for kernel in times.kernels if kernel.name in ("aten::bmm", "aten::matmul")}
+    assert calls
+    assert calls <= {2, 4}
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_nothing_is_timed_once_a_profile_was_made(measured):
+    _, _, said = measured
+    profiles = [place for place, line in enumerate(said) if line.endswith("profiled")]
+    timed = [place for place, line in enumerate(said) if " rounds, " in line]
+    assert (len(profiles), len(timed)) == (6, 5)
+    assert max(timed) < min(profiles)
 
 
 @pytest.mark.slow
@@ -82,6 +126,7 @@ def test_the_file_and_its_rendering_are_what_was_returned(measured, capsys):
     out = capsys.readouterr().out
     assert "| 256 | `sage_attn` |" in out
     assert "SageAttention does not shrink it" in out
+    assert "## Where the time goes" in out
 
 
 @pytest.mark.slow
@@ -91,7 +136,7 @@ def test_a_finished_measurement_starts_no_engine_again(measured, model):
     said = []
     again, _ = bench(
         "serving", str(model), f"{EXACT},{QUANTISED}", lengths=LENGTHS, batches=(2,), packed_tokens=128,
-        decode_context=32, decode_steps=9, seconds=1.0, resident=2, output=folder, say=said.append,
+        decode_context=32, decode_steps=9, mixed=2, seconds=1.0, resident=2, output=folder, say=said.append,
     )  # fmt: skip
     assert again.blocks == found.blocks
     assert said == []
@@ -108,7 +153,7 @@ def test_what_is_missing_is_measured_and_an_arm_that_cannot_start_is_noted(measu
     record.write(path, shorter)
     again, _ = bench(
         "serving", str(model), f"{EXACT},flashinferno", lengths=(64,), batches=(), packed_tokens=128,
-        decode_context=32, decode_steps=9, seconds=0.5, resident=2, output=folder,
+        decode_context=32, decode_steps=9, mixed=0, seconds=0.5, resident=2, output=folder,
         model_args={},
     )  # fmt: skip
     assert again.done(EXACT, Cell(kind="prefill", size=64))

@@ -18,14 +18,16 @@ LENGTHS = (1024, 4096, 8192, 65536)
 class Bench:
     """Starts stand-ins for arms and notes what they are asked.
 
-    `speed` divides the time, `broken` fails at a length, `compiles` are (arm, length) whose first run takes 9 s more.
+    `speed` divides the time, `broken` fails at a length, `compiles` are (arm, length) whose first run takes 9 s more,
+    and what is `blind` cannot be profiled. No engine may be timed once it was profiled.
     """
 
-    def __init__(self, speed, broken=None, compiles=()):
-        self.speed, self.broken, self.compiles = speed, broken or {}, set(compiles)
-        self.asked, self.alive = [], []
+    def __init__(self, speed, broken=None, compiles=(), blind=()):
+        self.speed, self.broken, self.compiles, self.blind = speed, broken or {}, set(compiles), blind
+        self.asked, self.profiled, self.alive = [], [], []
 
     def start(self, name, order, folder):
+        self.profiled = [found for found in self.profiled if found[0] != name]
         return StandIn(self, name)
 
 
@@ -41,10 +43,18 @@ class StandIn:
         return {"engine": {"chunked_prefill_size": 2048}, "memory": memory}, 1.0
 
     def ask(self, do, *, length=0, seed=0, **command):
+        length = length or sum(prompt for prompt, _ in command.get("mix", ()))
         if do == "memory":
             return {"memory": {"allocated": 100, "peak_allocated": 150}}
         if do == "coverage":
             return {"coverage": {"prefill/some": len(self.bench.asked)}}
+        if do == "profile":
+            self.bench.profiled.append((self.name, command["kind"], length or command["requests"]))
+            if self.name in self.bench.blind:
+                return {"error": "no kernel"}
+            parts = {"attention": 1e-3, "products": 2e-3, "other": 0.0, "idle": 1e-3}
+            return {"times": {"seconds": parts, "by": "launch", "guessed": 0.0, "kernels": []}}
+        assert not any(name == self.name for name, *_ in self.bench.profiled), "timed after it was profiled"
         if self.bench.broken.get(self.name) == length:
             raise EngineError("it broke off")
         self.bench.asked.append((self.name, length, seed))
@@ -67,7 +77,10 @@ def work(tmp_path, monkeypatch):
     path = tmp_path / "serving.json"
 
     def run(bench, arms="a,b,c", **options):
-        chosen = {"lengths": LENGTHS, "batches": (), "packed_tokens": 0, "seconds": 1e6, "resident": 3} | options
+        chosen = {
+            "lengths": LENGTHS, "batches": (), "packed_tokens": 0, "mixed": 0,
+            "profile": 0, "seconds": 1e6, "resident": 3,
+        } | options  # fmt: skip
         plan = make_plan(model, parse_arms(arms), None, **chosen)
         empty = Record(
             kind="serving", created="", command="", baseline="a", model=describe(model), settings=plan.settings(),
@@ -198,3 +211,66 @@ def test_coverage_goes_on_where_an_earlier_call_left_it(work):
     bench = Bench(speed)
     twice = work(bench, arms="a", lengths=(1024, 4096)).arms["a"].coverage["prefill/some"]
     assert twice == once + len(bench.asked)
+
+
+def test_each_cell_is_profiled_once_all_timing_is_over(work):
+    bench = Bench({"a": 1.0, "b": 2.0, "c": 0.5})
+    found = work(bench, lengths=(1024, 4096), packed_tokens=4096, profile=1.0)
+    assert bench.profiled == [(arm, "prefill", length) for arm in "abc" for length in (1024, 4096)]
+    assert [(profile.arm, profile.cell.name) for profile in found.profiles[:2]] == [
+        ("a", "prefill/1024"), ("a", "prefill/4096"),
+    ]  # fmt: skip
+    assert {profile.times.seconds["attention"] for profile in found.profiles} == {1e-3}
+
+
+def test_the_baseline_is_profiled_after_the_last_arm_that_it_is_timed_beside(work):
+    bench = Bench({"a": 1.0, "b": 2.0, "c": 0.5})
+    work(bench, lengths=(1024,), resident=2, profile=1.0)
+    assert [arm for arm, *_ in bench.profiled] == ["b", "a", "c"]
+
+
+def test_long_runs_are_not_profiled(work):
+    # 8,192 tokens take 0.15 s at speed 1.
+    bench = Bench({"a": 1.0, "b": 0.5})
+    work(bench, arms="a,b", lengths=(1024, 8192), profile=0.2)
+    assert bench.profiled == [("a", "prefill", 1024), ("a", "prefill", 8192), ("b", "prefill", 1024)]
+
+
+def test_what_was_profiled_is_not_profiled_again_and_a_profile_alone_is_made_up_for(work):
+    speed = {"a": 1.0, "b": 2.0}
+    work(Bench(speed), arms="a,b", lengths=(1024,))
+    later = Bench(speed)
+    assert len(work(later, arms="a,b", lengths=(1024,), profile=1.0).profiles) == 2
+    assert Counter(length for _, length, _ in later.asked) == {1024: 2}, "the warm-up of two engines"
+    again = Bench(speed)
+    work(again, arms="a,b", lengths=(1024,), profile=1.0)
+    assert (again.asked, again.profiled) == ([], [])
+
+
+def test_an_arm_that_cannot_be_profiled_keeps_its_times(work):
+    bench = Bench({"a": 1.0, "b": 2.0}, blind={"b"})
+    found = work(bench, arms="a,b", lengths=(1024,), profile=1.0)
+    assert [(profile.arm, profile.error) for profile in found.profiles] == [("a", None), ("b", "no kernel")]
+    assert found.arms["b"].error is None
+    assert found.done("b", Cell(kind="prefill", size=1024))
+
+
+def test_a_mix_has_the_same_lengths_in_every_round_and_all_its_tokens_count(work):
+    bench = Bench({"a": 1.0, "b": 2.0})
+    found = work(bench, arms="a,b", lengths=(), mixed=5)
+    [block] = found.blocks
+    assert {length for _, length, _ in bench.asked[-8:]} == {block.tokens}
+    assert (block.cell.name, block.requests) == ("mixed/5", 5)
+    rows = {row["arm"]: row for row in found.summary["rows"]}
+    assert rows["b"]["ratio"]["value"] == pytest.approx(2.0)
+    assert rows["b"]["tokens_per_second"] * rows["b"]["seconds"]["p50"] == pytest.approx(
+        block.tokens + block.new_tokens
+    )
+
+
+def test_a_mix_that_would_take_too_long_is_left_out_and_said(work):
+    # Some 9,000 tokens, in prompts of up to 4,000: 0.1 s at speed 1.
+    found = work(Bench({"a": 1.0, "b": 0.01}), arms="a,b", lengths=(1024, 2048), mixed=5, longest=5.0)
+    [block] = found.blocks_of(Cell(kind="mixed", size=5))
+    assert sorted(block.results) == ["a"]
+    assert "one run would take about" in block.skipped["b"]

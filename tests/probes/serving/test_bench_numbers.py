@@ -9,12 +9,14 @@ import pytest
 from sage_eval.errors import DataError, PrerequisiteError, UsageError
 from sage_eval.probes.arms import parse_arms
 from sage_eval.probes.serving import record
+from sage_eval.probes.serving.memory_table import SAME_CACHE
+from sage_eval.probes.serving.mix import lengths
 from sage_eval.probes.serving.plan import make_plan
 from sage_eval.probes.serving.record import ArmRecord, Block, Cell, Record, Result
-from sage_eval.probes.serving.scaling import predict, quadratic_share
+from sage_eval.probes.serving.scaling import predict, predict_mix, quadratic_share
 from sage_eval.probes.serving.shape import SHAPES, describe, write_shape
 from sage_eval.probes.serving.summary import ratio, summarise
-from sage_eval.probes.serving.table import SAME_CACHE, render
+from sage_eval.probes.serving.table import render
 
 BASE, FAST = "fa3", "sage_attn+fa3"
 
@@ -27,7 +29,7 @@ def model(tmp_path):
 @pytest.fixture
 def plan(model):
     arms = parse_arms(f"{BASE},triton,{FAST}")
-    return make_plan(model, arms, None, lengths=(1024, 100_000), batches=(1, 8))
+    return make_plan(model, arms, None, lengths=(1024, 100_000), batches=(1, 8), mixed=3)
 
 
 def block(size, base, fast, *, kind="prefill", **more):
@@ -109,7 +111,7 @@ def test_three_lengths_are_too_few_for_a_quadratic_share():
 
 def test_what_is_cheap_is_measured_first(plan):
     assert [cell.name for cell in plan.cells()] == [
-        "prefill/1024", "packed/1024", "decode/1", "decode/8", "prefill/100000",
+        "prefill/1024", "packed/1024", "decode/1", "decode/8", "mixed/3", "prefill/100000",
     ]  # fmt: skip
 
 
@@ -121,9 +123,40 @@ def test_the_cache_holds_the_largest_cell_and_the_engine_is_told_so(plan):
     assert arguments["cuda_graph_max_bs_decode"] == 8
 
 
+def test_the_cache_holds_a_whole_mix_and_so_do_the_graphs(plan):
+    mixed = plan.model_copy(update={"mixed": 64})
+    arguments = mixed.engine_arguments()
+    tokens = sum(map(sum, lengths(64)))
+    assert tokens > 101_000
+    assert tokens + 2048 <= arguments["max_total_tokens"] < tokens + 2048 + 1024
+    assert (arguments["max_running_requests"], arguments["cuda_graph_max_bs_decode"]) == (64, 64)
+    assert mixed.settings() == plan.settings()
+
+
+def test_a_mix_is_log_uniform_and_the_same_every_time():
+    prompts, answers = np.array(lengths(4000)).T
+    assert lengths(5) == lengths(5)
+    assert (prompts.min(), prompts.max()) == (pytest.approx(128, abs=2), pytest.approx(8192, rel=0.01))
+    assert (answers.min(), answers.max()) == (16, 256)
+    assert np.median(prompts) == pytest.approx(1024, rel=0.1)
+    assert np.median(answers) == pytest.approx(64, rel=0.1)
+    assert abs(np.corrcoef(prompts, answers)[0, 1]) < 0.05
+
+
+def test_a_mix_is_no_longer_than_the_model():
+    assert max(prompt + answer for prompt, answer in lengths(64, 512)) == 512
+
+
+def test_the_time_of_a_mix_is_that_of_its_prompts_and_of_its_longest_answer():
+    prefill = {1000: 1.0, 2000: 2.0}
+    assert predict_mix([(1000, 3), (2000, 5), (10, 1)], prefill, {2: 0.1, 4: 0.2}) == pytest.approx(4.0 + 5 * 0.15)
+    assert predict_mix([(1000, 3)], prefill, {}) == 1.0
+    assert predict_mix([(1000, 3)], {}, {1: 1.0}) is None
+
+
 def test_graph_arguments_of_the_user_are_not_added_to(model):
     plan = make_plan(
-        model, parse_arms(BASE), None, lengths=(64,), batches=(1,), model_args={"disable_cuda_graph": True}
+        model, parse_arms(BASE), None, lengths=(64,), batches=(1,), mixed=0, model_args={"disable_cuda_graph": True}
     )
     assert "cuda_graph_max_bs_decode" not in plan.engine_arguments()
 
@@ -191,6 +224,13 @@ def test_another_model_does_not_go_into_the_same_file(measured, tmp_path):
     record.write(path, measured)
     with pytest.raises(UsageError, match=r"model \(name: 'm', now 'n'\).*--output"):
         record.resume(path, measured.model_copy(update={"model": {"name": "n"}}))
+
+
+def test_what_an_earlier_version_did_not_note_of_the_model_is_no_difference(measured, tmp_path):
+    path = tmp_path / record.SERVING
+    record.write(path, measured)
+    more = {"name": "m", "max_position_embeddings": 4096}
+    assert record.resume(path, measured.model_copy(update={"model": more})).model == more
 
 
 def test_a_file_of_a_later_version_is_refused(measured, tmp_path):

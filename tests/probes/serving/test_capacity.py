@@ -1,0 +1,87 @@
+"""The largest context that fits: sizes small enough to solve by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from sage_eval.probes.serving import record
+from sage_eval.probes.serving.capacity import Largest, largest, transient
+from sage_eval.probes.serving.memory_table import FORMULA
+from sage_eval.probes.serving.record import ArmRecord, Block, Cell, Record, Result
+from sage_eval.probes.serving.table import render
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def made():
+    """An arm that holds 100 MiB and a cache of 1,000 tokens of 1 KiB; a prefill of n tokens takes n/4 KiB more.
+
+    The device has 201 MiB free, and 1 MiB is CUDA's own: 100 MiB are left for 1.25 KiB a token.
+    """
+    cache = 1001 * 1024
+    memory = {
+        "weights": 90 * MIB, "kv_cache": cache, "kv_tokens": 1000, "allocated": 99 * MIB + cache,
+        "device_free": 201 * MIB, "beyond_torch": MIB,
+    }  # fmt: skip
+    rest = 100 * MIB + cache  # a lazy workspace has come to what it held at first
+    blocks = [
+        Block(
+            cell=Cell(kind="prefill", size=size), requests=1, tokens=size, interleaved=False,
+            results={"a": Result(seconds=[1.0], memory={
+                "before_allocated": rest, "peak_allocated": rest + size * 256, "peak_reserved": 2 * rest,
+            })},
+        )
+        for size in (1024, 4096)
+    ]  # fmt: skip
+    return Record(
+        kind="memory", created="", command="", baseline="a", model={"name": "m"}, settings={"engine": {}}, versions={},
+        host={}, devices=[], arms={"a": ArmRecord(arguments={}, memory=memory)}, blocks=blocks,
+    )  # fmt: skip
+
+
+def test_memory_bounds_the_tokens_where_the_model_takes_more(made):
+    tokens = 100 * 1024 * 4 // 5
+    assert largest(made, "a") == Largest(tokens, "memory", 101 * MIB, tokens * 256, 1024, 201 * MIB, 4096)
+    made.model["max_position_embeddings"] = tokens + 1
+    assert largest(made, "a").bound == "memory"
+
+
+def test_the_model_bounds_them_where_memory_would_do(made):
+    made.model["max_position_embeddings"] = 8192
+    assert largest(made, "a") == Largest(8192, "model", 101 * MIB, 8192 * 256, 1024, 201 * MIB, 4096)
+
+
+def test_weights_that_leave_nothing_fit_no_token(made):
+    made.arms["a"].memory["device_free"] = 50 * MIB
+    assert largest(made, "a").tokens == 0
+
+
+@pytest.mark.parametrize("name", ["allocated", "device_free", "beyond_torch"])
+def test_without_a_term_nothing_is_derived(made, name):
+    del made.arms["a"].memory[name]
+    assert largest(made, "a") is None
+    assert "largest context" not in render(made)
+
+
+def test_transient_bytes_between_and_beyond_what_was_measured():
+    measured = {1000: 10_000, 3000: 30_000, 5000: 40_000}
+    assert [transient(measured, n) for n in (10, 1000, 2000, 4000, 7000)] == [10_000, 10_000, 20_000, 35_000, 50_000]
+
+
+def test_transient_bytes_never_fall_and_one_length_is_taken_to_grow_from_nothing():
+    assert [transient({1000: 10_000, 2000: 8_000}, n) for n in (2000, 9000)] == [10_000, 10_000]
+    assert transient({1000: 10_000}, 3000) == 30_000
+
+
+def test_the_table_shows_the_terms_the_bound_and_that_it_was_not_run(made):
+    text = render(made)
+    row = "| `a` | 201.0 | 101.0 | 20.0 | 1,024 | 81,920 | the card's memory, extrapolated beyond 4,096 tokens |"
+    assert row in text
+    assert FORMULA in text
+    assert "Derived, not run" in text
+
+
+def test_a_record_of_an_earlier_version_has_no_such_table():
+    stored = record.read(Path(__file__).parent / "stored" / "schema_1.json")
+    assert "largest context" not in render(stored)
