@@ -25,7 +25,7 @@ def test_there_is_a_stored_record_of_each_kind_and_they_come_in_order(tmp_path):
         ("determinism.json", "Determinism", "| sage_attn | chunked: alone, `chunked_prefill_size` | 0/8 | 0.021 |", 0),
         ("serving.json", "Serving: reference_model", "### Decode", 0),
         ("memory.json", "Memory of serving: reference_model", "| `sage_attn` | 32.0 | 12.0 | 3,072 |", 0),
-        ("scoring.json", "Evaluation throughput", "| fa3/fidelity | 10 × 100 | 40% | 600 | 480 |", 0),
+        ("scoring.json", "Evaluation throughput", "| fa3/fidelity | 10 × 100 | 40% / 40% | 600 | 480 |", 0),
     ],
 )
 def test_a_section_has_the_title_the_numbers_and_the_figures(tmp_path, name, title, line, figures):

@@ -11,6 +11,8 @@ from sage_eval.errors import UsageError
 from sage_eval.probes.serving.command import Arms, Json, Model, ModelArgs, Shape, Shared
 
 PARTS = ("evaluation", "rate", "client")
+WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+"""A model folder without any of these is served with random weights."""
 
 
 def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
@@ -18,7 +20,11 @@ def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
     shape: Shape = None,
     arms: Arms = "triton",
     parts: Annotated[
-        str | None, typer.Option(help="of evaluation, rate, client [default: all; rate,client for --shape]")
+        str | None,
+        typer.Option(help="of evaluation, rate, client [default: all; rate,client where there is no tokenizer]"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="with --shape: the model whose tokenizer the evaluation uses")
     ] = None,
     models: Annotated[
         str, typer.Option(help="lm-eval models to compare, on the first of --arms")
@@ -43,24 +49,31 @@ def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
 ) -> None:
     """Time evaluations: this adapter beside other lm-eval models, scoring beside plain prefill, and the client alone.
 
-    --parts chooses: `evaluation` (same tasks, same weights, a process each, equal scores required), `rate` (uncached
-    tokens/s as a share of the same engine's without log-probabilities) and `client` (its memory by number of requests).
+    --parts chooses: `evaluation` (same tasks, same weights, a process each, equal scores required but of random
+    weights), `rate` (uncached tokens/s as a share of the same engine's without log-probabilities) and `client` (its
+    memory by number of requests).
     """
     from sage_eval.config import parse_pairs
     from sage_eval.probes.arms import parse_arms
     from sage_eval.probes.scoring import columns, table
+    from sage_eval.probes.scoring import tokenizer as tokenizers
     from sage_eval.probes.scoring.run import Plan, bench
     from sage_eval.probes.serving.shape import write_shape
     from sage_eval.runs.manifest import find_model
 
     if (model is None) == (shape is None):
         raise UsageError("give either a model or --shape for random weights")
+    if tokenizer and not shape:
+        raise UsageError("--tokenizer is for --shape: a model folder has its own")
     folder = output or Path("results") / f"scoring-{shape or Path(str(model)).name}"
     source = write_shape(shape, folder / "model") if shape else find_model(str(model))
-    dummy = not any(source.glob("*.safetensors"))
+    if tokenizer:
+        tokenizers.lend(tokenizer, source)
+    everything = ",".join(PARTS if tokenizers.present(source) else PARTS[1:])
     plan = Plan(
         model=source.resolve(),
-        parts=_of("parts", parts or ("rate,client" if dummy else ",".join(PARTS)), PARTS),
+        name=shape or source.resolve().name,
+        parts=_of("parts", parts or everything, PARTS),
         arms=parse_arms(arms),
         models=_of("models", models, columns.MODELS),
         tasks=_limits(tasks),
@@ -73,7 +86,7 @@ def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
         rounds=rounds,
         modes=_of("modes", modes, ("fidelity", "throughput")),
         requests=_numbers(requests),
-        dummy=dummy,
+        dummy=not any(path for pattern in WEIGHTS for path in source.glob(pattern)),
         model_args=_pairs("model-args", model_args, parse_pairs),
         seed=seed,
     )
