@@ -52,7 +52,8 @@ def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
 
     --parts chooses: `evaluation` (same tasks, same weights, a process each, equal scores required but of random
     weights), `rate` (uncached tokens/s as a share of the same engine's without log-probabilities) and `client` (its
-    memory by number of requests).
+    memory by number of requests). For the prefix cache a subject should come whole and be large: on a GPU its first
+    20,000 tokens or so are in flight together and find nothing there.
     """
     from sage_eval.probes.arms import parse_arms
     from sage_eval.probes.scoring import columns, table
