@@ -125,11 +125,12 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter a flag
         return
     from rich.console import Console
 
+    from sage_eval.probes.sections import found
     from sage_eval.report.terminal import Progress
     from sage_eval.runs import compare as runs
 
     progress = Progress(Console(stderr=True))
-    run = runs.compare(settings, fresh=fresh, display=progress, argv=_state["argv"])
+    run = runs.compare(settings, fresh=fresh, display=progress, argv=_state["argv"], measured=found)
     show(run, json=json)
     sys.stderr.write(f"run folder: {run.folder}\n")
     raise typer.Exit(0 if run.comparison.passed else 1)

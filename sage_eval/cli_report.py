@@ -3,11 +3,15 @@
 import json as encoder
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import BaseModel
+
     from sage_eval.runs.folder import Run
 
 
@@ -26,14 +30,14 @@ def report(
     """
     from sage_eval.probes import sections
     from sage_eval.report import html as pages
-    from sage_eval.runs import load
     from sage_eval.runs.folder import MANIFEST
 
     keep = pages.writable(run)
-    if not (run / MANIFEST).exists() and sections.read(run):
-        _measurements(run, html, json=json, keep=keep)
+    records = sections.read(run)
+    if records and not (run / MANIFEST).exists():
+        _measurements(run, html, records, json=json, keep=keep)
     else:
-        _comparison(run, html, load(run).manifest.arguments, json=json, keep=keep)
+        _comparison(run, html, records, json=json, keep=keep)
     if not keep:
         sys.stderr.write(f"{run} is read-only, so nothing was written there; --html PATH writes the page elsewhere\n")
 
@@ -54,28 +58,33 @@ def show(run: "Run", *, json: bool) -> None:
         typer.echo(render(run, details=False), nl=False)
 
 
-def _comparison(folder: Path, html: Path | None, asked: dict[str, Any], *, json: bool, keep: bool) -> None:
+def _comparison(folder: Path, html: Path | None, records: "Mapping[str, BaseModel]", *, json: bool, keep: bool) -> None:
     from sage_eval.probes import sections
     from sage_eval.report import html as pages
-    from sage_eval.runs import compare
+    from sage_eval.runs import compare, load
     from sage_eval.runs.files import write_bytes
+    from sage_eval.runs.folder import HTML
 
-    result = compare.summarise(folder, *(asked.get(name, {}) for name in ("min", "margin", "fail_on")), keep=keep)
+    asked = load(folder).manifest.arguments
+    made = sections.sections(folder, records) if keep or html else []  # figures take seconds to draw
+    gates = (asked.get(name, {}) for name in ("min", "margin", "fail_on"))
+    result = compare.summarise(folder, *gates, sections=made, keep=keep)
     if html:
-        write_bytes(html, pages.render(result, sections.found(folder)).text.encode())
+        write_bytes(html, (folder / HTML).read_bytes() if keep else pages.render(result, made).text.encode())
     show(result, json=json)
-    if keep and (records := sections.read(folder)):
+    if keep and records:
         sys.stderr.write(f"{', '.join(records)}: shown in {folder}/report.md and report.html\n")
 
 
-def _measurements(folder: Path, html: Path | None, *, json: bool, keep: bool) -> None:
+def _measurements(
+    folder: Path, html: Path | None, records: "Mapping[str, BaseModel]", *, json: bool, keep: bool
+) -> None:
     from sage_eval.probes import sections
     from sage_eval.report import html as pages
     from sage_eval.report.sections import document
     from sage_eval.runs.files import plain, write_bytes
     from sage_eval.runs.folder import REPORT
 
-    records = sections.read(folder)
     made = sections.sections(folder, records)
     title = folder.resolve().name
     text = document(title, made)

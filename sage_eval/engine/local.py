@@ -28,6 +28,7 @@ from sage_eval.errors import EngineError
 
 _POLL_SECONDS = 0.5
 _DYING_SECONDS = 5
+_IDLE_SECONDS = 60
 _EXCEPTION = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt))(?:: (.*))?$")
 
 logger = logging.getLogger(__name__)
@@ -102,8 +103,13 @@ class LocalEngine:
         return info | {"version": __version__}
 
     def flush_cache(self) -> None:
-        """Empty the prefix cache."""
-        self._wait(self._submit(self._engine.tokenizer_manager.flush_cache()))
+        """Empty the prefix cache; `EngineError` where it is not.
+
+        The scheduler may still run a step for requests whose answers are here, and would refuse: it is told to wait.
+        """
+        reply = self._wait(self._submit(self._engine.tokenizer_manager.flush_cache(timeout_s=_IDLE_SECONDS)))
+        if not reply.success:
+            raise EngineError(f"SGLang did not empty its prefix cache ({reply.message or 'requests are running'})")
 
     @contextlib.contextmanager
     def profiled(self, folder: Path, label: str) -> Iterator[None]:

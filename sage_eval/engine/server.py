@@ -13,6 +13,7 @@ from sage_eval.engine.requests import Payload, Reply
 from sage_eval.errors import EngineError, PrerequisiteError, UsageError
 
 CONNECTIONS = 32
+_IDLE_SECONDS = 60
 _TIMEOUT = httpx.Timeout(None, connect=10.0)  # a long prompt may take minutes; a server that is not there shows at once
 
 
@@ -46,8 +47,8 @@ class ServerEngine:
         return self._call("GET", "/server_info")
 
     def flush_cache(self) -> None:
-        """Empty the prefix cache."""
-        self._request("POST", "/flush_cache")
+        """Empty the prefix cache as soon as the server is idle; `EngineError` where other clients keep it busy."""
+        self._request("POST", f"/flush_cache?timeout={_IDLE_SECONDS}")
 
     def close(self) -> None:
         """Close the connections."""

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sage_eval.config import RunConfig
 from sage_eval.errors import PrerequisiteError, UsageError
@@ -18,6 +19,9 @@ from sage_eval.runs.packing import keep_prompts, pack
 from sage_eval.runs.side_by_side import Display, run_arms
 from sage_eval.runs.spec import ArmSpec, arms
 from sage_eval.runs.stressed import with_checkpoints
+
+if TYPE_CHECKING:
+    from sage_eval.report.sections import Section
 
 
 class Quiet:
@@ -33,12 +37,18 @@ class Quiet:
 
 
 def compare(
-    config: RunConfig, *, fresh: bool = False, display: Display | None = None, argv: list[str] | None = None
+    config: RunConfig,
+    *,
+    fresh: bool = False,
+    display: Display | None = None,
+    argv: list[str] | None = None,
+    measured: "Callable[[Path], Sequence[Section]]" = lambda _: (),
 ) -> Run:
     """Run what is not yet finished and return the complete run, with `comparison.json` and the reports written.
 
     Finished arms with the same fingerprint are taken over, so that an interrupted call is resumed by repeating it.
-    `UsageError` where the folder holds another comparison (unless `fresh`), or whatever an arm fails with.
+    `measured(folder)` is what else the reports show: what probes and benchmarks left there. `UsageError` where the
+    folder holds another comparison (unless `fresh`), or whatever an arm fails with.
     """
     display = display or Quiet()
     model = manifests.find_model(config.model)
@@ -60,7 +70,7 @@ def compare(
             display.kept(spec.name, spec.backend or "SGLang's choice")
     run_arms([spec for spec in specs if not finished[spec.name]], target, display, config.parallel)
     pack(layout.load(target))
-    return summarise(target, config.min, config.margin, config.fail_on)
+    return summarise(target, config.min, config.margin, config.fail_on, sections=measured(target))
 
 
 def summarise(
@@ -69,14 +79,13 @@ def summarise(
     margin: Mapping[str, float] | None = None,
     fail_on: Sequence[str] = (),
     *,
+    sections: "Sequence[Section]" = (),
     keep: bool = True,
 ) -> Run:
     """Compare the arms of a folder whose arms are finished, and write the JSON files and the reports into it.
 
-    The reports show what probes and benchmarks left there, too. Without `keep` nothing is written: for a folder that
-    cannot be.
+    The reports show `sections` too. Without `keep` nothing is written: for a folder that cannot be.
     """
-    from sage_eval.probes.sections import found
     from sage_eval.report import html
     from sage_eval.report.markdown import render
     from sage_eval.runs import comparison, distances
@@ -86,7 +95,6 @@ def summarise(
     if not keep:
         vars(run)["comparison"] = result  # where the property would keep what it had read
         return run
-    sections = found(target)
     write_json(target / layout.COMPARISON, result.model_dump(mode="json"), indent=None)
     keep_prompts(run, result)
     if measured := distances.measure(run):

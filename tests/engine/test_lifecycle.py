@@ -103,6 +103,10 @@ def test_a_server_scores_as_an_engine_in_process_does(reference_model, prose):
             assert (arm.backend, arm.options.mode) == ("sage_attn", "throughput")
             remote = [score.total for score in arm.score(requests)]
             assert arm.coverage.counted
+            arm.flush_cache()
+            before = arm.coverage.cached_tokens
+            arm.score(requests[:1])
+            assert arm.coverage.cached_tokens == before
         assert server.poll() is None, "the server is not ours to stop"
     finally:
         host.kill({psutil.Process(server.pid)})

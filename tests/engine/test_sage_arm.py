@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -47,6 +49,20 @@ def test_cached_tokens_are_not_computed_again(arm, text):
     assert arm.coverage.computed_tokens - before.computed_tokens == 3
     with_prefix = sum(n for name, n in arm.coverage.tokens.items() if name.startswith("prefill_prefix/sage"))
     assert with_prefix >= 3
+
+
+def test_the_cache_is_emptied_as_soon_as_nothing_runs(arm, text):
+    """SGLang by itself refuses, without an error, while a step runs, and its overlapped scheduler runs one too many."""
+    prompt = tuple(text[1000:1060])
+    sampling = {"max_new_tokens": 100, "temperature": 0.0, "ignore_eos": True}
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(list, arm.transport.stream([{"input_ids": list(prompt), "sampling_params": sampling}]))
+        time.sleep(0.3)
+        assert not running.done(), "too short a text to be interrupted"
+        arm.flush_cache()
+    before = arm.coverage.cached_tokens
+    arm.score([ScoreRequest(prompt, (5,))])
+    assert arm.coverage.cached_tokens == before
 
 
 def test_generation_counts_its_decode_steps(arm, text):

@@ -26,7 +26,7 @@ def test_there_is_a_stored_record_of_each_kind_and_they_come_in_order(tmp_path):
         ("serving.json", "Serving: reference_model", "### Decode", 0),
         ("memory.json", "Memory of serving: reference_model", "| `sage_attn` | 32.0 | 12.0 | 3,072 |", 0),
         ("rate.json", "Request rates: reference_model", "| all at once | `sage_attn` | 12 |", 1),
-        ("scoring.json", "Evaluation throughput", "| fa3/fidelity | 10 × 100 | 40% | 600 | 480 |", 0),
+        ("scoring.json", "Evaluation throughput", "| fa3/fidelity | 10 × 100 | 40% / 40% | 600 | 480 |", 0),
     ],
 )
 def test_a_section_has_the_title_the_numbers_and_the_figures(tmp_path, name, title, line, figures):

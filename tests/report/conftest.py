@@ -33,8 +33,9 @@ def page(full_run):
 @pytest.fixture(scope="session")
 def measured_run(full_run, tmp_path_factory):
     """The same with a record of each probe and benchmark in its folder. Read only."""
+    from sage_eval.probes.sections import found
     from sage_eval.runs.compare import summarise
     from tests.report.measured import put
 
     folder = put(Path(shutil.copytree(full_run.folder, tmp_path_factory.mktemp("measured") / "run")))
-    return summarise(folder, {"tiny_mmlu": 0.3}, {"accuracy": 0.02})
+    return summarise(folder, {"tiny_mmlu": 0.3}, {"accuracy": 0.02}, sections=found(folder))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sage_eval.cli import main
+from sage_eval.probes import sections
 from sage_eval.probes.sections import READERS, found
 from sage_eval.report.sections import section
 from sage_eval.runs.files import write_json
@@ -148,6 +149,23 @@ def test_the_command_says_where_a_comparisons_sections_are(old_run, capsys, tmp_
     assert "## Determinism" not in out
     assert "determinism.json: shown in" in err
     assert "## Determinism" in (folder / "report.md").read_text()
+
+
+def test_the_page_asked_for_is_that_of_the_folder_and_its_sections_are_drawn_once(old_run, tmp_path, monkeypatch):
+    folder = put(Path(shutil.copytree(old_run, tmp_path / "run")), "drift.json")
+    drawn = []
+
+    def drawings(record):
+        drawn.append(record)
+        return real(record)
+
+    real = sections.drift_figures.drawings
+    monkeypatch.setattr(sections.drift_figures, "drawings", drawings)
+    assert main(["report", str(folder), "--html", str(tmp_path / "page.html")]) == 0
+    assert len(drawn) == 1
+    page = (tmp_path / "page.html").read_text()
+    assert page == (folder / "report.html").read_text()
+    assert '<section id="drift">' in page
 
 
 def test_a_damaged_record_in_a_run_folder_is_named_before_anything_is_written(old_run, capsys, tmp_path):

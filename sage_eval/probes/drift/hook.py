@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_eval.errors import EngineError
 from sage_eval.probes.drift.lines import BASELINE, EXACT, LINES, OTHER, PROMPTS, REPEAT, TURN, Line, Watch
+from sage_eval.probes.prefill import lengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,11 +81,8 @@ class Hook:
         import numpy as np
 
         ids = batch.input_ids.cpu().numpy().astype(np.int32)
-        lengths = batch.extend_prefix_lens_cpu, batch.extend_seq_lens_cpu
-        if None in lengths:  # only where SGLang keeps no copy on the host
-            lengths = batch.extend_prefix_lens.tolist(), batch.extend_seq_lens.tolist()
         start = 0
-        for prefix, new in zip(*lengths, strict=True):
+        for prefix, new in zip(*lengths(batch), strict=True):
             place = self._places.get(ids[start : start + new].tobytes())
             if place is not None and not prefix:
                 yield place, slice(start, start + new)

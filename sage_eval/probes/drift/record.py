@@ -103,6 +103,8 @@ class DriftRecord(_Record):
     arms: list[ArmRecord]
     series: list[Series]
     keys: list[LayerKeys]
+    other_error: str | None = None
+    """Why `OTHER`, torch's own kernel, has no series."""
 
     @property
     def baseline(self) -> str:

@@ -142,8 +142,11 @@ def probe(
             _serve(arm, prompts)
             _serve(arm, prompts)
             arms[0] = arms[0].model_copy(update=_seen(arm, seconds))
-            arms[1:] = _forced(folder, arms)
-            for name in [lines.OTHER, *(each.name for each in arms if each.shared and not each.error)]:
+            why = _failures(folder, baseline.name)
+            arms[1:] = _forced(folder, arms, why)
+            about = {**about, "other_error": why.get(lines.OTHER)}
+            turns = [each.name for each in arms if each.shared and not each.error]
+            for name in [lines.OTHER, *turns] if lines.OTHER not in why else turns:
                 (folder / lines.TURN).write_text(name)
                 _serve(arm, prompts)
         yield _record(folder, arms, len(prompts), about)
@@ -186,13 +189,17 @@ def _seen(arm: Arm, seconds: float) -> dict[str, Any]:
     return {"backend": arm.backend, "coverage": dict(arm.coverage.tokens), "start_seconds": seconds}
 
 
-def _forced(folder: Path, arms: Sequence[ArmRecord]) -> Iterator[ArmRecord]:
-    """The arms after the baseline, with the reason where their kernel was not asked about the baseline's inputs."""
+def _failures(folder: Path, baseline: str) -> dict[str, str]:
+    """Why a kernel could not be asked about the baseline's inputs, by name. `EngineError` where none was asked."""
     found = list(lines.read(folder))
     if not found:
-        raise EngineError(f"{arms[0].name}: the hook saw no attention layer; SGLang has this model's under other names")
-    asked = {line.arm for line in found if line.way == "forced" and line.sums}
-    why = {line.arm: line.error for line in found if line.error}
+        raise EngineError(f"{baseline}: the hook saw no attention layer; SGLang has this model's under other names")
+    return {line.arm: line.error for line in found if line.error}
+
+
+def _forced(folder: Path, arms: Sequence[ArmRecord], why: Mapping[str, str]) -> Iterator[ArmRecord]:
+    """The arms after the baseline, with the reason where their kernel was not asked about the baseline's inputs."""
+    asked = {line.arm for line in lines.read(folder) if line.way == "forced" and line.sums}
     unknown = "this backend's kernel cannot be called outside of its own engine"
     for arm in arms[1:]:
         error = why.get(arm.name) or (None if arm.name in asked else unknown)
@@ -200,7 +207,11 @@ def _forced(folder: Path, arms: Sequence[ArmRecord]) -> Iterator[ArmRecord]:
 
 
 def _record(folder: Path, arms: list[ArmRecord], prompts: int, about: dict[str, Any]) -> DriftRecord:
-    failed = {"free": {arm.name for arm in arms if arm.error}, "forced": {arm.name for arm in arms if arm.forced_error}}
+    other = {lines.OTHER} if about["other_error"] else set()
+    failed = {
+        "free": {arm.name for arm in arms if arm.error} | other,
+        "forced": {arm.name for arm in arms if arm.forced_error} | other,
+    }
     found = list(lines.read(folder))
     kept = [line for line in found if line.arm not in failed[line.way]]
     return DriftRecord(

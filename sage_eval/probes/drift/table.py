@@ -138,7 +138,10 @@ def _notes(record: DriftRecord) -> Iterator[str]:
             yield f"{arm.name}, same inputs: not measured: {arm.forced_error}"
         if arm.error:
             yield f"{arm.name}, own inputs: not measured: {arm.error}"
-    if shared := [*(arm.name for arm in record.arms[1:] if arm.shared and not arm.error), OTHER]:
+    if record.other_error:
+        yield f"{OTHER}: not measured: {record.other_error}"
+    other = [] if record.other_error else [OTHER]
+    if shared := [*(arm.name for arm in record.arms[1:] if arm.shared and not arm.error), *other]:
         yield f"Own inputs of {', '.join(shared)}: in the baseline's engine, with the arm's kernel in place of its own."
 
 

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from sage_eval.errors import UsageError
+from sage_eval.probes.flags import DataDir, Json, Model, ModelArgs, Output, pairs, say
 
 
 def logits(  # noqa: PLR0913, PLR0917 - one parameter a flag
-    model: Annotated[str, typer.Argument(help="model folder or hub id")],
+    model: Model,
     arms: Annotated[
         str,
         typer.Option(
@@ -28,30 +28,21 @@ def logits(  # noqa: PLR0913, PLR0917 - one parameter a flag
     text: Annotated[
         list[Path] | None, typer.Option(help="file with one document; repeat it [default: WikiText-2's test set]")
     ] = None,
-    model_args: Annotated[list[str] | None, typer.Option(help="name=value,… for all arms")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="folder with the data sets; default: the hub")] = None,
-    output: Annotated[Path | None, typer.Option(help="run folder [default: results/logits-MODEL]")] = None,
-    json: Annotated[bool, typer.Option("--json", help="print the record instead of tables")] = False,
+    model_args: ModelArgs = None,
+    data_dir: DataDir = None,
+    output: Output = None,
+    json: Json = False,
 ) -> None:
     """Compare the next-token distributions of the whole vocabulary, and greedy texts, of several arms."""
-    from sage_eval.config import parse_pairs
     from sage_eval.probes.logits import table
     from sage_eval.probes.logits.run import Options, measure
     from sage_eval.runs.arm import use_data
 
     use_data(data_dir)
-    try:
-        common = parse_pairs(model_args or []) or {}
-    except ValueError as error:
-        raise UsageError(f"--model-args: {error}") from None
+    common = pairs("model-args", model_args)
     options = Options(positions, prompts, longest, seed, continuations, generated, tuple(text or ()), common)
     command = shlex.join(["sage-eval", *sys.argv[1:]])
-    record, folder = measure(model, arms, options, output=output, command=command, say=_say)
+    record, folder = measure(model, arms, options, output=output, command=command, say=say)
     typer.echo(record.model_dump_json(indent=1) if json else table.text(record), nl=json)
-    _say(f"run folder: {folder}")
+    say(f"run folder: {folder}")
     raise typer.Exit(1 if any(arm.error for arm in record.arms) else 0)
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()

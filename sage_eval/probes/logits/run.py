@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sage_eval.engine.arm import open_arm
 from sage_eval.engine.checks import check_before_start, load_config
 from sage_eval.engine.options import ArmOptions
-from sage_eval.errors import PrerequisiteError
+from sage_eval.errors import PrerequisiteError, UsageError
 from sage_eval.probes.arms import parse_arms, role
 from sage_eval.probes.logits.chunks import STEP
 from sage_eval.probes.logits.figures import figures
@@ -108,6 +108,11 @@ def _wanted(model: str, arms: Mapping[str, dict[str, Any]]) -> list[Wanted]:
     first: ArmOptions | None = None
     for name, arguments in arms.items():
         options = ArmOptions.from_arguments(model, **arguments)
+        if not (options.engine["disable_cuda_graph"] or options.engine.get("disable_prefill_cuda_graph")):
+            raise UsageError(
+                "disable_cuda_graph=False: in a prefill graph prompts cannot be told apart; leave it out, or add "
+                "disable_prefill_cuda_graph=True"
+            )
         check_before_start(options)
         first = first or options
         same = (options.backend, options.attention) == (first.backend, first.attention)

@@ -4,7 +4,7 @@ A forward hook on the model's `LogitsProcessor` (SGLang's `forward_hooks`), not 
 sees each batch once, with its requests' ids, lengths and cached prefixes, before rows are pruned and cut into the
 pieces of 2,048 that log-probabilities are computed in. So a position is found the same way whether a prompt comes whole
 or in chunks, no log-probabilities have to be asked for, and only the wanted rows go through the LM head.
-The hook fires in eager prefill, the only place where prompts are; replayed decode graphs never reach it.
+The hook fires in eager prefill; in prefill graphs a batch has no ids of its requests, and decode has no prompts.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sage_eval.probes.logits.chunks import BEYOND, FAILURE, NATS, STEP, chunk_path, row_type
+from sage_eval.probes.prefill import lengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,12 +43,10 @@ def attach(config: dict[str, Any]) -> Callable[..., None]:
 
     def forward_hook(module: Any, inputs: tuple[Any, ...], _: Any) -> None:
         _, hidden, head, batch, *_rest = inputs
-        if not batch.forward_mode.is_extend() or not batch.rids or batch.extend_seq_lens_cpu is None:
+        if not batch.forward_mode.is_extend() or not batch.rids:
             return
         first = 0
-        for rid, prefix, length in zip(
-            batch.rids, batch.extend_prefix_lens_cpu, batch.extend_seq_lens_cpu, strict=False
-        ):
+        for rid, prefix, length in zip(batch.rids, *lengths(batch), strict=False):
             if rid in plan:
                 places, targets = plan[rid]
                 wanted = [i for i, place in enumerate(places) if prefix <= place < prefix + length]

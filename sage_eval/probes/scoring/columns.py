@@ -13,9 +13,11 @@ MODELS = (f"{OURS}:throughput", f"{OURS}:fidelity", "sglang", "vllm", "hf")
 HF_BATCH = 8
 
 
-def absent(name: str) -> str | None:
+def absent(name: str, *, random_weights: bool = False) -> str | None:
     """Why the model `name` cannot be run here; None where nothing speaks against it."""
     needed = {"vllm": ("vllm",), "hf": ("transformers", "accelerate")}.get(name, ())
+    if needed and random_weights:
+        return "has no random weights that are SGLang's"
     missing = [package for package in needed if importlib.util.find_spec(package) is None]
     return f"{', '.join(missing)} not installed" if missing else None
 
@@ -25,7 +27,8 @@ def arguments(name: str, model: Path, window: int, backend: dict[str, Any], shar
 
     `backend` chooses the attention of SGLang, `shared` are further arguments of its engine; of them `dtype` holds for
     all. What each model calls the longest input differs by what it reserves: lm-eval's `sglang` counts the last token
-    of a text, which is never computed, and `vllm` one new token as well.
+    of a text, which is never computed, and `vllm` one new token as well. Logits are in fp32 throughout, `vllm`'s aside:
+    in bf16 they have a step of 0.03 and more, and what is computed from them is no score to be compared.
     """
     family, _, mode = name.partition(":")
     shared = {"disable_cuda_graph": True, **shared}
@@ -33,7 +36,7 @@ def arguments(name: str, model: Path, window: int, backend: dict[str, Any], shar
     if family == OURS:
         return {"pretrained": str(model), "mode": mode, "max_length": window, **shared, **backend}
     if family == "sglang":
-        # As ours: logits in fp32, without which its answers are others. The rest is its own defaults.
+        # The rest is its own defaults.
         engine = {"enable_fp32_lm_head": True, "random_seed": 0, "log_level": "error", **shared, **backend}
         return {"pretrained": str(model), "batch_size": "auto", "max_model_len": window + 1, **engine}
     if family == "vllm":
@@ -59,13 +62,28 @@ def open_model(name: str, arguments: dict[str, Any], stopwatch: Stopwatch) -> An
     if family in ("sglang", "hf"):
         arguments = {**arguments, "device": "cuda" if cuda or family == "sglang" else "cpu"}
     lm = get_model(family).create_from_arg_obj(arguments, {})
+    settle = [torch.cuda.synchronize] if cuda and family == "hf" else []
     if family == "hf":
         # The model's own `max_new_tokens` would win over the length that a task asks for.
         lm.model.generation_config.max_new_tokens = None
+        _logits_in_fp32(lm.model)
     for owner, method in _engine_calls(lm, family):
         inner: Callable[..., Any] = getattr(owner, method)
-        setattr(owner, method, stopwatch.over_iterator(inner) if method == "stream" else stopwatch.over(inner))
+        watched = stopwatch.over_iterator(inner) if method == "stream" else stopwatch.over(inner, *settle)
+        setattr(owner, method, watched)
     return lm
+
+
+def _logits_in_fp32(model: Any) -> None:
+    """The last layer of a transformers model, as SGLang's `enable_fp32_lm_head`; what lm-eval makes of logits follows.
+
+    Its weights are copied, since embeddings may share them.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.float(), requires_grad=False)
+    head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
 
 
 def _engine_calls(lm: Any, family: str) -> list[tuple[Any, str]]:
@@ -124,6 +142,11 @@ def vocabulary(model: Path) -> int:
     """Tokens that the model at this folder knows."""
     config: dict[str, Any] = json.loads((model / "config.json").read_text())
     return int(config.get("text_config", config)["vocab_size"])
+
+
+def bits(dtype: str) -> int:
+    """Of the numbers that SGLang computes in with this `dtype`; by itself ("auto") it never takes float32."""
+    return 32 if dtype in ("float", "float32") else 16
 
 
 def each(texts: int) -> Iterator[str]:

@@ -8,9 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from sage_eval.errors import UsageError
-from sage_eval.probes.serving.command import Arms, Json, Model, ModelArgs, Shape, Shared
+from sage_eval.probes.flags import DataDir, Json, pairs, say
+from sage_eval.probes.serving.command import Arms, Model, ModelArgs, Shape, Shared
 
 PARTS = ("evaluation", "rate", "client")
+WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+"""A model folder without any of these is served with random weights."""
 
 
 def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
@@ -18,7 +21,11 @@ def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
     shape: Shape = None,
     arms: Arms = "triton",
     parts: Annotated[
-        str | None, typer.Option(help="of evaluation, rate, client [default: all; rate,client for --shape]")
+        str | None,
+        typer.Option(help="of evaluation, rate, client [default: all; rate,client where there is no tokenizer]"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="with --shape: the model whose tokenizer the evaluation uses")
     ] = None,
     models: Annotated[
         str, typer.Option(help="lm-eval models to compare, on the first of --arms")
@@ -35,7 +42,7 @@ def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
     modes: Annotated[str, typer.Option(help="rate: fidelity, throughput, or both")] = "fidelity",
     requests: Annotated[str, typer.Option(help="client: numbers of requests")] = "10000,100000",
     model_args: ModelArgs = None,
-    data_dir: Annotated[Path | None, typer.Option(help="folder with the data sets; default: the hub")] = None,
+    data_dir: DataDir = None,
     seed: Annotated[int, typer.Option(help="of prompts and few-shot samples")] = 0,
     output: Annotated[Path | None, typer.Option(help="run folder [default: results/scoring-MODEL]")] = None,
     shared_gpu: Shared = False,
@@ -43,28 +50,35 @@ def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
 ) -> None:
     """Time evaluations: this adapter beside other lm-eval models, scoring beside plain prefill, and the client alone.
 
-    --parts chooses: `evaluation` (same tasks, same weights, a process each, equal scores required), `rate` (uncached
-    tokens/s as a share of the same engine's without log-probabilities) and `client` (its memory by number of requests).
+    --parts chooses: `evaluation` (same tasks, same weights, a process each, equal scores required but of random
+    weights), `rate` (uncached tokens/s as a share of the same engine's without log-probabilities) and `client` (its
+    memory by number of requests). For the prefix cache a subject should come whole and be large: on a GPU its first
+    20,000 tokens or so are in flight together and find nothing there.
     """
-    from sage_eval.config import parse_pairs
     from sage_eval.probes.arms import parse_arms
     from sage_eval.probes.scoring import columns, table
+    from sage_eval.probes.scoring import tokenizer as tokenizers
     from sage_eval.probes.scoring.run import Plan, bench
     from sage_eval.probes.serving.shape import write_shape
     from sage_eval.runs.manifest import find_model
 
     if (model is None) == (shape is None):
         raise UsageError("give either a model or --shape for random weights")
+    if tokenizer and not shape:
+        raise UsageError("--tokenizer is for --shape: a model folder has its own")
     folder = output or Path("results") / f"scoring-{shape or Path(str(model)).name}"
     source = write_shape(shape, folder / "model") if shape else find_model(str(model))
-    dummy = not any(source.glob("*.safetensors"))
+    if tokenizer:
+        tokenizers.lend(tokenizer, source)
+    everything = ",".join(PARTS if tokenizers.present(source) else PARTS[1:])
     plan = Plan(
         model=source.resolve(),
-        parts=_of("parts", parts or ("rate,client" if dummy else ",".join(PARTS)), PARTS),
+        name=shape or source.resolve().name,
+        parts=_of("parts", parts or everything, PARTS),
         arms=parse_arms(arms),
         models=_of("models", models, columns.MODELS),
         tasks=_limits(tasks),
-        task_args=_pairs("task-args", task_args, parse_pairs),
+        task_args=pairs("task-args", task_args),
         window=window,
         data_dir=data_dir.resolve() if data_dir else None,
         resident=resident,
@@ -73,20 +87,15 @@ def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
         rounds=rounds,
         modes=_of("modes", modes, ("fidelity", "throughput")),
         requests=_numbers(requests),
-        dummy=dummy,
-        model_args=_pairs("model-args", model_args, parse_pairs),
+        dummy=not any(path for pattern in WEIGHTS for path in source.glob(pattern)),
+        model_args=pairs("model-args", model_args),
         seed=seed,
     )
     command = shlex.join(["sage-eval", *sys.argv[1:]])
-    found = bench(plan, folder, shared_gpu=shared_gpu, command=command, say=_say)
+    found = bench(plan, folder, shared_gpu=shared_gpu, command=command, say=say)
     typer.echo(found.model_dump_json(indent=1) if json else table.text(found), nl=json)
-    _say(f"run folder: {folder}")
+    say(f"run folder: {folder}")
     raise typer.Exit(1 if table.failures(found) else 0)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
 
 
 def _of(flag: str, text: str, known: tuple[str, ...]) -> Any:
@@ -110,10 +119,3 @@ def _numbers(text: str) -> list[int]:
         return [max(1, int(part)) for part in text.split(",") if part.strip()]
     except ValueError:
         raise UsageError(f"--requests {text!r}: whole numbers separated by commas are needed") from None
-
-
-def _pairs(flag: str, given: list[str] | None, parse: Any) -> dict[str, Any]:
-    try:
-        return parse(given or []) or {}
-    except ValueError as error:
-        raise UsageError(f"--{flag}: {error}") from None

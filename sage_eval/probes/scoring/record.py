@@ -45,11 +45,16 @@ class Agreement(_Model):
 
     reference: str
     equal: bool
-    """Whether `score_difference` is within `tolerance`."""
+    """By the rule of `agreement` for such answers."""
     score_difference: float
     tolerance: float
+    """Of `score_difference`; for choices, in nats, of `widest` and `mean_difference`."""
     same_answers: float
     """Share of items with the same choice or text; 1.0 for texts that are only scored."""
+    turned: int | None = None
+    """Items with another choice or text."""
+    widest: float | None = None
+    """The reference's largest lead over a choice that it did not make and this column did, in nats."""
     mean_difference: float | None = None
     """Of log-probabilities, absolute, in nats a request; None for generation."""
     largest_difference: float | None = None
@@ -101,6 +106,11 @@ class Pass(_Model):
     def rate(self) -> float:
         """Uncached tokens a second."""
         return self.computed_tokens / self.seconds
+
+    @property
+    def cached(self) -> float:
+        """Share of the prompt tokens that came from the prefix cache."""
+        return self.cached_tokens / (self.computed_tokens + self.cached_tokens)
 
 
 class Round(_Model):

@@ -13,7 +13,7 @@ from sage_eval.attention.source import source_hash
 from sage_eval.engine.options import ArmOptions
 from sage_eval.errors import SageEvalError, UsageError
 from sage_eval.probes.arms import BenchArm
-from sage_eval.probes.scoring import agreement, columns, record
+from sage_eval.probes.scoring import agreement, columns, record, tokenizer
 from sage_eval.probes.scoring.record import SCORING, Client, Column, Part, Rate, Record, Round, Task
 from sage_eval.probes.serving import gpu
 from sage_eval.probes.serving.client import Worker
@@ -32,6 +32,8 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: Path
+    name: str
+    """Of the model, in the record."""
     parts: list[Part]
     arms: list[BenchArm]
     models: list[str]
@@ -47,6 +49,7 @@ class Plan(BaseModel):
     modes: list[str]
     requests: list[int]
     dummy: bool = False
+    """Random weights: as fast as any, but their scores mean nothing."""
     model_args: dict[str, Any] = {}
     seed: int = 0
 
@@ -90,7 +93,10 @@ class Measurement:
     def _evaluation(self) -> None:
         plan, found = self._plan, self._record.evaluation
         found.clear()
-        found |= {name: Column(model=name, absent=columns.absent(name)) for name in plan.models}
+        found |= {
+            name: Column(model=name, absent=columns.absent(name, random_weights=plan.dummy)) for name in plan.models
+        }
+        bits = columns.bits(str(plan.model_args.get("dtype", "auto")))
         runnable = [name for name in plan.models if not found[name].absent]
         answers: dict[str, dict[str, agreement.Answers]] = {}
         for first in range(0, len(runnable), plan.resident):
@@ -105,13 +111,14 @@ class Measurement:
                     answers[name] = self._tasks(found[name], worker)
                     worker.dismiss()
                     worker.close()
-                    agreement.compare(found, answers)
+                    if not plan.dummy:
+                        agreement.compare(found, answers, bits)
                     self._write()
                     self._say(f"{name}: {found[name].error or 'done'}")
 
     def _column_arguments(self, name: str) -> dict[str, Any]:
         plan = self._plan
-        shared = dict(plan.model_args)
+        shared = {**({"load_format": "dummy"} if plan.dummy else {}), **plan.model_args}
         if plan.resident > 1:
             shared.setdefault("max_total_tokens", RESIDENT_TOKENS)
             shared.setdefault("mem_fraction_static", 0.5)
@@ -126,7 +133,7 @@ class Measurement:
         plan = self._plan
         arguments = self._column_arguments(name)
         # A record is published: where somebody's model lies is nobody's business.
-        self._record.evaluation[name].arguments = {**arguments, "pretrained": plan.model.name}
+        self._record.evaluation[name].arguments = {**arguments, "pretrained": plan.name}
         options = ArmOptions.from_arguments(str(plan.model), mode="throughput", **plan.arms[0].arguments)
         return {
             "kind": "lm",
@@ -236,19 +243,21 @@ def bench(
 
     Raises `UsageError` and `PrerequisiteError` before an engine is started; models and arms that fail are noted.
     """
-    if plan.dummy and "evaluation" in plan.parts:
-        raise UsageError("random weights have no scores to compare: give a model, or --parts rate,client")
+    if not shared_gpu and {"evaluation", "rate"} & set(plan.parts):
+        gpu.refuse_company()  # first of all: what is imported below may open the GPU itself
+    if "evaluation" in plan.parts and not tokenizer.present(plan.model):
+        raise UsageError(
+            f"{plan.name} has no tokenizer for the tasks: lend it one by --tokenizer, or --parts rate,client"
+        )
     for arm in plan.arms:  # whatever is wrong is said before an engine starts
         ArmOptions.from_arguments(str(plan.model), **plan.model_args, **arm.arguments)
-    if not shared_gpu and {"evaluation", "rate"} & set(plan.parts):
-        gpu.refuse_company()
     path = folder / SCORING
     into = record.beside(
         path,
         Record(
             created=datetime.now(UTC).replace(microsecond=0).isoformat(),
             command=command,
-            model={"name": plan.model.name, **describe(plan.model)},
+            model={"name": plan.name, **({"weights": "random"} if plan.dummy else {}), **describe(plan.model)},
             seed=plan.seed,
             settings=plan.settings(),
             versions=versions(),

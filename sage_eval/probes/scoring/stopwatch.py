@@ -22,14 +22,16 @@ class Stopwatch:
         """From the first to the last moment; 0 where nothing was sent."""
         return 0.0 if self.first is None or self.last is None else self.last - self.first
 
-    def over(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, watched from each call to its return."""
+    def over(self, function: Callable[..., Any], settle: Callable[[], None] = lambda: None) -> Callable[..., Any]:
+        """`function`, watched from each call until it has returned, and `settle` too: what a GPU still has to do."""
 
         @functools.wraps(function)
         def watched(*args: Any, **options: Any) -> Any:
             self._begin()
             try:
-                return function(*args, **options)
+                answer = function(*args, **options)
+                settle()
+                return answer
             finally:
                 self.last = time.perf_counter()
 

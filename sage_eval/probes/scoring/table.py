@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from sage_eval.probes.scoring.agreement import TOLERANCE, TURNED
+from sage_eval.probes.scoring.agreement import GENERATED, NEAR, PERPLEXITY
 from sage_eval.probes.scoring.columns import OURS
 from sage_eval.probes.scoring.record import Client, Column, Record, Task
 
@@ -10,6 +10,19 @@ REQUIRED = {f"{OURS}:throughput": 10.0, f"{OURS}:fidelity": 3.5}
 """Times the items a second of lm-eval's `sglang`, on multiple choice."""
 REQUIRED_SHARE = 0.85
 STOCK = "sglang"
+HOW = (
+    "Items a second of the same tasks on the same weights, each model in a process of its own, one after the other. "
+    "`scoring` counts from the first request sent to the last answer; `end to end` counts everything, the engine's "
+    "start as well."
+)
+RULE = (
+    "Answers must be the `reference`'s: another choice only where the reference's lead over it is under "
+    f"{NEAR[16]:g} nats, what 16-bit numbers round by ({NEAR[32]:g} in float32), and log-probabilities no further "
+    f"apart on average; perplexities within {PERPLEXITY:.1%}; of {GENERATED} generated answers one may be right in one "
+    "column only, in 16 bits one in any case. `turned` counts other choices and texts; `mean Δ logprob` is in nats a "
+    "request."
+)
+UNCOMPARED = "The scores of random weights mean nothing and are not compared."
 
 
 def text(record: Record) -> str:
@@ -53,7 +66,8 @@ def _head(record: Record) -> str:
     versions = ", ".join(
         f"{name} {record.versions[name]}" for name in ("sglang", "torch", "lm-eval") if name in record.versions
     )
-    lines = [f"`{record.model['name']}` on {device}; {versions}. Repeat with `{record.command}`."]
+    weights = ", random weights" if record.model.get("weights") == "random" else ""
+    lines = [f"`{record.model['name']}`{weights} on {device}; {versions}. Repeat with `{record.command}`."]
     lines += [f"**Failed:** {line}" for line in failures(record)]
     return "\n\n".join(lines)
 
@@ -61,23 +75,18 @@ def _head(record: Record) -> str:
 def _evaluation(record: Record) -> str:
     if not record.evaluation:
         return ""
-    lines = [
-        "Items a second of the same tasks on the same weights, each model in a process of its own, one after the "
-        "other. `scoring` counts from the first request sent to the last answer; `end to end` counts everything, the "
-        "engine's start as well. Scores are compared with the `reference`: accuracies by their difference "
-        f"({TOLERANCE['acc']:g}, or {TURNED} items, is tolerated), perplexities by their ratio "
-        f"({TOLERANCE['word_perplexity']:.1%}); one beyond that is an error. `mean Δ logprob` is in nats a request."
-    ]
+    lines = [f"{HOW} {UNCOMPARED if record.model.get('weights') == 'random' else RULE}"]
     against = ratios(record)
     for task in dict.fromkeys(name for column in record.evaluation.values() for name in column.tasks):
+        having = {name: column for name, column in record.evaluation.items() if task in column.tasks}
+        compared = any(column.tasks[task].agreement for column in having.values())
         rows = [
-            _row(name, column, column.tasks[task], against.get(task, {}).get(name))
-            for name, column in record.evaluation.items()
-            if task in column.tasks
+            _row(name, column, column.tasks[task], against.get(task, {}).get(name), referred=compared)
+            for name, column in having.items()
         ]
         titles = (
             "model", "items", "items/s scoring", f"× {STOCK}", "items/s end to end",
-            "start s", "contexts s", "tokenise s", "scoring s", "score", "difference", "mean Δ logprob",
+            "start s", "contexts s", "tokenise s", "scoring s", "score", "difference", "turned", "mean Δ logprob",
         )  # fmt: skip
         lines.append(f"### {task}\n\n{_table(titles, rows)}")
     absent = [f"{name} ({column.absent})" for name, column in record.evaluation.items() if column.absent]
@@ -88,11 +97,19 @@ def _evaluation(record: Record) -> str:
     return "\n\n".join(lines)
 
 
-def _row(name: str, column: Column, task: Task, ratio: float | None) -> Sequence[str]:
+def _row(name: str, column: Column, task: Task, ratio: float | None, *, referred: bool) -> Sequence[str]:
     if task.seconds is None or task.score is None:
-        return (name, *("–",) * 9, "failed", "–")
+        return (name, *("–",) * 9, "failed", "–", "–")
     found, seconds = task.agreement, task.seconds
     start = column.start_seconds or 0.0
+    if found is None:
+        compared = ("reference" if referred else "–", "–", "–")
+    else:
+        compared = (
+            f"{found.score_difference:+.2g} {'' if found.equal else '(unequal)'}".strip(),
+            "–" if found.turned is None else f"{found.turned}",
+            "–" if found.mean_difference is None else f"{found.mean_difference:.1e}",
+        )
     return (
         name,
         f"{task.items:,}",
@@ -104,8 +121,7 @@ def _row(name: str, column: Column, task: Task, ratio: float | None) -> Sequence
         f"{seconds.tokenise:.2f}",
         f"{seconds.scoring:.2f}",
         f"{task.metric} {task.score:.4g}",
-        "reference" if found is None else f"{found.score_difference:+.2g} {'' if found.equal else '(unequal)'}".strip(),
-        "–" if found is None or found.mean_difference is None else f"{found.mean_difference:.1e}",
+        *compared,
     )
 
 
@@ -136,12 +152,15 @@ def _rate(record: Record) -> str:
         rows.append((
             name,
             f"{rate.prompts:,} × {(plain[0].computed_tokens + plain[0].cached_tokens) / rate.prompts:.0f}",
-            f"{scored[0].cached_tokens / (scored[0].cached_tokens + scored[0].computed_tokens):.0%}",
+            " / ".join(f"{passes[0].cached:.0%}" for passes in (plain, scored)),
             " ".join(f"{one.rate:,.0f}" for one in plain),
             " ".join(f"{one.rate:,.0f}" for one in scored),
             f"{rate.share:.1%} ({'met' if rate.share >= REQUIRED_SHARE else '**not met**'})",
         ))  # fmt: skip
-    titles = ("arm", "prompts × tokens", "cached", "plain, tokens/s a round", "scored, tokens/s a round", "share")
+    titles = (
+        "arm", "prompts × tokens", "cached: plain / scored", "plain, tokens/s a round", "scored, tokens/s a round",
+        "share",
+    )  # fmt: skip
     return (
         "Uncached prompt tokens a second while scoring, against the same engine's with the same prompts, one new token "
         f"and no log-probabilities; the median over rounds is the share, {REQUIRED_SHARE:.0%} is required.\n\n"

@@ -13,6 +13,7 @@ from sage_eval.probes.drift import kernels, lines
 from sage_eval.probes.drift.hook import watch
 from sage_eval.probes.drift.kernels import Inputs, exact, forced, other_make
 from sage_eval.probes.drift.lines import Kernel, Watch
+from sage_eval.probes.drift.run import _failures
 
 
 def inputs(layer=0, tokens=192, dtype=torch.bfloat16, seed=0):
@@ -63,10 +64,11 @@ def hook(tmp_path):
     return make
 
 
-def prefill(ids, prefixes, news):
+def prefill(ids, prefixes, news, *, on_host=True):
+    lengths = {"extend_prefix_lens": torch.tensor(prefixes), "extend_seq_lens": torch.tensor(news)}
+    copies = {f"{name}_cpu": lengths[name].tolist() if on_host else None for name in lengths}
     mode = SimpleNamespace(is_extend=lambda: True)
-    lengths = {"extend_prefix_lens_cpu": prefixes, "extend_seq_lens_cpu": news}
-    return SimpleNamespace(forward_mode=mode, input_ids=torch.tensor(ids), **lengths)
+    return SimpleNamespace(forward_mode=mode, input_ids=torch.tensor(ids), **lengths, **copies)
 
 
 def layer_of(module=0):
@@ -80,10 +82,10 @@ def called(hook, batch, x):
     return hook(layer_of(x.layer), (x.q.flatten(1), x.k.flatten(1), x.v.flatten(1), batch), output), output
 
 
-def test_prompts_are_found_in_a_batch_whole_and_without_prefix(hook):
-    found = hook(arm="a", is_baseline=True)._find(
-        prefill([7, *range(128, 256), *range(128), *range(100)], [0, 0, 9, 0], [1, 128, 128, 100])
-    )
+@pytest.mark.parametrize("on_host", [True, False])
+def test_prompts_are_found_in_a_batch_whole_and_without_prefix(hook, on_host):
+    ids = [7, *range(128, 256), *range(128), *range(100)]
+    found = hook(arm="a", is_baseline=True)._find(prefill(ids, [0, 0, 9, 0], [1, 128, 128, 100], on_host=on_host))
     assert list(found) == [(1, slice(1, 129))]
 
 
@@ -136,6 +138,18 @@ def test_a_kernel_that_fails_is_noted_and_the_others_go_on(hook, tmp_path):
     [error] = [e.error for e in found if e.error]
     assert "there is no such file" in error
     assert sum(e.arm == "s" for e in found) == 4
+
+
+def test_torchs_own_kernel_may_fail_too(hook, tmp_path, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("no kernel here")
+
+    monkeypatch.setattr(kernels, "other_make", refuse)
+    baseline = hook(arm="a", is_baseline=True, kernels=[Kernel(arm="s", backend="sage_attn")])
+    for layer in (0, 1):
+        called(baseline, prefill(range(128), [0], [128]), inputs(layer, tokens=128))
+    assert _failures(tmp_path, "a") == {lines.OTHER: f"{lines.OTHER}: no kernel here"}
+    assert sum(line.arm == "s" for line in lines.read(tmp_path)) == 4
 
 
 def test_another_dtype_and_another_model_are_refused(hook):

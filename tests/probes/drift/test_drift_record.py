@@ -85,6 +85,14 @@ def test_what_was_not_measured_is_said_and_left_out(record):
     assert all(">sage_attn<" not in svg for svg in figures(broken).values())
 
 
+def test_torchs_own_kernel_may_be_missing(record):
+    alone = without(record, OTHER).model_copy(update={"other_error": "no kernel here"})
+    for rendered in (text(alone), markdown(alone)):
+        assert "torch SDPA: not measured: no kernel here" in rendered
+        assert f", {OTHER}: in the baseline's engine" not in rendered
+    assert f"{OTHER}: in the baseline's engine" in text(record)
+
+
 def test_an_engine_that_differs_from_its_kernel_in_the_first_layer_is_said(record):
     own = [arm.model_copy(update={"shared": False}) for arm in record.arms]
     alone = record.model_copy(update={"arms": own})

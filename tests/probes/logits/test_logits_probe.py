@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from sage_eval.cli import app
 from sage_eval.engine.requests import ScoreRequest
 from sage_eval.errors import EngineError, UsageError
 from sage_eval.probes.logits import tap
@@ -183,3 +185,15 @@ def test_the_hook_is_what_sglang_takes(tmp_path):
     (tmp_path / tap.PLAN).write_text(json.dumps({}))
     spec = tap.hook(tmp_path)
     assert callable(resolve_callable(spec["hook_factory"])(spec["config"]))
+
+
+def test_prefill_graphs_are_refused_before_an_engine_starts(reference_model, prose, tmp_path):
+    (text := tmp_path / "prose.txt").write_text(prose)
+
+    def asked(settings):
+        arguments = ["probe", "logits", str(reference_model), "--arms", "torch_native", "--positions", "1"]
+        return CliRunner().invoke(app, [*arguments, "--text", str(text), "--model-args", settings]).exception
+
+    assert "prompts cannot be told apart" in str(asked("disable_cuda_graph=false"))
+    # Decode graphs are fine: what is refused next is the number of positions.
+    assert "--positions 1 for" in str(asked("disable_cuda_graph=false,disable_prefill_cuda_graph=true"))

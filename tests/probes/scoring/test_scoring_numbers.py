@@ -24,48 +24,100 @@ def make(columns_, **more):
 CHOICES = {"a": [-1.0, -2.0], "b": [-3.0, -1.0]}
 
 
+def agree(answers, others, score=0.5, base=0.5, metric="acc", bits=16):
+    mine, theirs = (task(value).model_copy(update={"metric": metric}) for value in (score, base))
+    return agreement.agreement("hf", mine, theirs, answers, others, bits)
+
+
 def test_equal_answers_agree_and_their_differences_are_averaged():
-    found = agreement.agreement("hf", "acc", 0.5, 0.5, {"a": [-1.5, -2.0], "b": [-3.0, -1.0]}, CHOICES)
+    found = agree({"a": [-1.25, -2.0], "b": [-3.0, -1.0]}, CHOICES)
     assert found.equal
-    assert (found.same_answers, found.mean_difference, found.largest_difference) == (1.0, 0.125, 0.5)
+    assert (found.same_answers, found.turned, found.widest) == (1.0, 0, None)
+    assert (found.mean_difference, found.largest_difference) == (0.0625, 0.25)
 
 
 @pytest.mark.parametrize(
-    ("metric", "score", "equal"),
-    [("acc", 0.515, True), ("acc", 0.53, False), ("word_perplexity", 0.502, True), ("word_perplexity", 0.49, False)],
+    ("lead", "bits", "equal"), [(0.12, 16, True), (0.13, 16, False), (0.009, 32, True), (0.02, 32, False)]
 )
-def test_scores_beyond_the_tolerance_are_unequal(metric, score, equal):
-    answers = {str(number): [-1.0, -2.0] for number in range(1000)}
-    assert agreement.agreement("hf", metric, score, 0.5, answers, answers).equal is equal
+def test_a_choice_may_turn_only_where_the_reference_hardly_has_one(lead, bits, equal):
+    """However many there are: a near-tie that turns is no loss, one clear answer that does is."""
+    many = {str(number): [-1.0, -9.0] for number in range(1000)}
+    found = agree(many | {"x": [-2.0, -1.999]}, many | {"x": [-2.0, -2.0 - lead]}, score=0.501, bits=bits)
+    assert found.equal is equal
+    assert found.turned == 1
+    assert found.widest == pytest.approx(lead)
 
 
-def test_a_few_items_may_turn_where_there_are_few():
-    answers = {str(number): [-1.0, -2.0] for number in range(10)}
-    assert agreement.agreement("hf", "acc", 0.8, 0.5, answers, answers).equal
-    assert not agreement.agreement("hf", "acc", 0.9, 0.5, answers, answers).equal
+def test_the_lead_that_counts_is_that_over_the_choice_made():
+    """Third best becomes best: that the second was near says nothing."""
+    assert not agree({"x": [-2.0, -1.01, -0.99]}, {"x": [-1.0, -1.01, -2.0]}).equal
+
+
+def test_log_probabilities_of_another_prompt_are_seen_where_the_choices_are_the_same():
+    assert not agree({"a": [-1.2, -2.2], "b": [-3.2, -1.2]}, CHOICES).equal
+
+
+@pytest.mark.parametrize(("score", "equal"), [(0.502, True), (0.498, True), (0.503, False), (0.49, False)])
+def test_perplexities_agree_within_half_a_per_cent(score, equal):
+    found = agree({"a": [-10.0]}, {"a": [-11.0]}, score, metric="word_perplexity")
+    assert found.equal is equal
+
+
+@pytest.mark.parametrize(("items", "right", "bits", "equal"), [
+    (20, 19, 16, True), (20, 18, 16, False), (20, 19, 32, False), (100, 98, 32, True), (100, 97, 16, False),
+])  # fmt: skip
+def test_of_generated_answers_few_may_differ(items, right, bits, equal):
+    texts = {str(number): "7" for number in range(items)}
+    assert agree(texts, texts, right / items, 1.0, bits=bits).equal is equal
 
 
 def test_a_missing_answer_is_no_agreement():
-    assert not agreement.agreement("hf", "acc", 0.5, 0.5, {"a": [-1.0, -2.0]}, CHOICES).equal
+    assert not agree({"a": [-1.0, -2.0]}, CHOICES).equal
 
 
 def test_texts_are_the_same_or_not():
-    found = agreement.agreement("hf", "acc", 1.0, 1.0, {"a": "x", "b": "y"}, {"a": "x", "b": "z"})
-    assert (found.same_answers, found.mean_difference) == (0.5, None)
+    found = agree({"a": "x", "b": "y"}, {"a": "x", "b": "z"}, 1.0, 1.0)
+    assert (found.same_answers, found.turned, found.mean_difference) == (0.5, 1, None)
 
 
-def test_an_unequal_score_is_an_error_and_hf_is_the_reference_once_it_is_there():
-    made = {"sglang": Column(model="sglang", tasks={"t": task(9.0)}), "x": Column(model="x", tasks={"t": task(0.5)})}
-    answers = {name: {"t": CHOICES} for name in ("sglang", "x", "hf")}
-    agreement.compare(made, answers)
-    assert made["x"].tasks["t"].error == "acc 0.5 is not sglang's 9"
+def test_unequal_answers_are_an_error_and_hf_is_the_reference_once_it_is_there():
+    made = {"sglang": Column(model="sglang", tasks={"t": task(1.0)}), "x": Column(model="x", tasks={"t": task(0.5)})}
+    turned = {"a": [-1.0, -2.0], "b": [-1.0, -3.0]}
+    answers = {"sglang": {"t": turned}, "x": {"t": CHOICES}, "hf": {"t": CHOICES}}
+    agreement.compare(made, answers, 16)
+    assert (
+        made["x"].tasks["t"].error.startswith("acc 0.5 beside sglang's 1: 1 other choices, by a lead of up to 2 nats")
+    )
 
     made["hf"] = Column(model="hf", tasks={"t": task(0.5)})
-    agreement.compare(made, answers)
+    agreement.compare(made, answers, 16)
 
     assert made["x"].tasks["t"].error is None
     assert made["hf"].tasks["t"].agreement is None
-    assert table.failures(make(made)) == ["sglang, t: acc 9 is not hf's 0.5"]
+    assert len(table.failures(make(made))) == 1
+    assert table.failures(make(made))[0].startswith("sglang, t: acc 1 beside hf's 0.5")
+
+    agreement.compare(made, answers | {"x": {"t": {"a": [-1.0, -2.0]}}}, 16)
+    assert made["x"].tasks["t"].error == "1 items were answered, not the 2 of hf"
+
+
+def test_random_weights_are_timed_and_their_scores_not_compared():
+    made = make({
+        "sglang": Column(model="sglang", start_seconds=4, tasks={"sage_mmlu": task(0.5, 20.0)}),
+        "sglang-sage:throughput": Column(model="x", start_seconds=4, tasks={"sage_mmlu": task(0.1, 2.0)}),
+        "hf": Column(model="hf", absent=columns.absent("hf", random_weights=True)),
+    })  # fmt: skip
+    made.model["weights"] = "random"
+    shown = table.markdown(made)
+    assert "random weights mean nothing" in shown
+    assert "reference" not in shown
+    assert "10 × required: met" in shown
+    assert "hf (has no random weights that are SGLang's)" in shown
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("auto", 16), ("bfloat16", 16), ("half", 16), ("float32", 32)])
+def test_the_tolerance_is_that_of_the_dtype(dtype, bits):
+    assert columns.bits(dtype) == bits
 
 
 def test_rates_are_compared_with_lm_evals_model_and_the_requirement_is_judged():
@@ -91,7 +143,7 @@ def test_the_share_is_judged_and_shown():
         scored=Pass(seconds=1.25, computed_tokens=600, cached_tokens=400),
     )
     shown = table.markdown(make({}, rate={"fa3/fidelity": Rate(arguments={}, prompts=10, rounds=[one], share=0.8)}))
-    assert "| fa3/fidelity | 10 × 100 | 40% | 600 | 480 | 80.0% (**not met**) |" in shown
+    assert "| fa3/fidelity | 10 × 100 | 40% / 40% | 600 | 480 | 80.0% (**not met**) |" in shown
 
 
 def test_prompts_share_beginnings_by_subject_and_have_the_asked_length():
@@ -119,6 +171,9 @@ def test_the_stopwatch_spans_all_calls_and_ends_with_the_last_answer():
     answers = watch.over_iterator(lambda: iter("ab"))()
     assert list(answers) == ["a", "b"]
     assert watch.first == first
+    settled = []
+    watch.over(lambda: None, lambda: settled.append(watch.last))()
+    assert settled[0] < watch.last, "what the GPU still does is part of the time"
     before_failure = watch.last
     with pytest.raises(ZeroDivisionError):
         watch.over(lambda: 1 / 0)()
