@@ -136,6 +136,8 @@ class Evaluation:
                            self.plan.samples, SEED)  # fmt: skip
         for cell, samples in zip(cells, in_order(made, self.plan.workers), strict=True):
             for name, model in models.items():
+                if (cell.group, cell.task, cell.length, name) in have:
+                    continue
                 if time.monotonic() - self.begun > self.plan.seconds:
                     return
                 found.append(self._row(cell, samples, name, model))

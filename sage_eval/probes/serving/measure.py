@@ -75,6 +75,9 @@ class Measurement:
             arms = [name for name in present if name in {*todo, *beside}]
             if not self._fits(cell, arms):
                 self.say(f"{cell.name} and what follows does not fit into the {self.plan.total:g} s: repeat to go on")
+                # Nothing is timed any more, so that what time is left can show where it goes.
+                for name in present:
+                    self._profile(name)
                 return False
             self._measure(cell, arms)
         record.write(self.path, self.record)

@@ -229,6 +229,14 @@ def test_the_baseline_is_profiled_after_the_last_arm_that_it_is_timed_beside(wor
     assert [arm for arm, *_ in bench.profiled] == ["b", "a", "c"]
 
 
+def test_where_the_time_does_not_suffice_for_the_rest_what_was_timed_is_profiled(work):
+    bench = Bench({"a": 1.0, "b": 1.0, "c": 1.0})
+    found = work(bench, lengths=(1024, 65536), resident=2, profile=1.0, total=1.0)
+    assert 65536 not in {length for _, length, _ in bench.asked}
+    assert bench.profiled == [("a", "prefill", 1024), ("b", "prefill", 1024)]
+    assert len(found.profiles) == 2
+
+
 def test_long_runs_are_not_profiled(work):
     # 8,192 tokens take 0.15 s at speed 1.
     bench = Bench({"a": 1.0, "b": 0.5})
