@@ -183,10 +183,10 @@ def _overlap(data: Row) -> str:
 
 
 def _how(evaluation: Row) -> str:
-    runs = (
+    runs = dict.fromkeys(
         f"- {', '.join(run['plan']['parts'])}: {run['device']}, {run['plan']['dtype']}, torch {run['torch']}"
         for run in evaluation["runs"]
-    )
+    )  # one that was taken up again counts once
     return "\n".join(["## How it was measured", "`python -m reference_model.recipe evaluate`, by transformers:", *runs])
 
 
