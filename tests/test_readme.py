@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-RUN = ROOT / "results" / "reference-model-h200"
+RUN = ROOT / "results" / "reference-model-h100"
 
 
 def cells(row):
@@ -40,11 +40,27 @@ def test_the_table_is_that_of_the_published_run():
         assert any(row[1] == verdict and row[5].startswith(margin) for row in rows), task
 
 
-def test_the_table_of_the_cpu_is_that_of_its_run():
-    report = (ROOT / "results" / "reference-model-cpu" / "report.md").read_text().splitlines()
-    rows = [line for line in README.partition("| torch_native ± SE |")[2].splitlines() if line.startswith("| sage_")]
-    assert len(rows) == 10
-    assert [row for row in rows if row not in report] == []
+def test_the_close_view_is_that_of_the_published_probes():
+    report = list(map(cells, (ROOT / "results" / "probes-h100" / "report.md").read_text().splitlines()))
+    arms = ("triton", "sage_attn+fa3", "sage_attn+fa3:variant=int8-fp8", "sage_attn+fa3:variant=int4-fp16")
+    kld, top, drift, texts = map(cells, README.partition("| | Triton (as exact as FA3) |")[2].splitlines()[2:6])
+    for place, arm in enumerate(arms, 1):
+        whole = next(row for row in report if row[0].removesuffix(" (floor)") == arm and row[1] == "all")
+        same_inputs = next(row for row in report if row[:2] == [arm, "same"])
+        greedy = next(row for row in report if row[0] == arm and row[1].endswith("/32"))
+        assert kld[place] == f"{float(whole[2].split()[0]):.1e}", arm
+        assert top[place] == whole[3].split()[0] + " %", arm
+        assert float(drift[place]) == round(float(same_inputs[2]), 4), arm
+        assert texts[place] == greedy[1].removesuffix("/32"), arm
+
+
+def test_the_evaluations_speeds_are_those_of_the_published_benchmarks():
+    found = re.findall(r"([\d.]+) × lm-eval's", (ROOT / "results" / "probes-h100" / "report.md").read_text())
+    lowest, highest = (round(f(map(float, found))) for f in (min, max))
+    assert f"a {lowest}th to a {highest}th of the time of lm-eval's own `sglang` model" in README
+    share = re.search(r"([\d.]+)% \(met\)", (ROOT / "results" / "serving-h100" / "report.md").read_text())
+    assert share
+    assert f"at {share[1]} % of the rate" in README
 
 
 def test_the_floors_and_damages_are_those_of_the_published_run():
