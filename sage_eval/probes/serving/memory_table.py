@@ -85,8 +85,12 @@ def _largest(record: Record) -> str:
 
 
 def _peaks(record: Record) -> list[dict[str, Any]]:
-    """Rows of prefill cells, in bytes: peaks, `transient` (peak minus rest), `extra` (beyond the baseline's)."""
-    rows = []
+    """Rows of prefill cells, in bytes: peaks, `transient` (peak minus rest), `extra` (beyond the baseline's).
+
+    `extra` is against the baseline of the same block, but of its rows one a size is enough.
+    """
+    rows: list[dict[str, Any]] = []
+    told: set[tuple[int, str]] = set()
     for block in sorted(record.blocks, key=lambda block: block.cell.size):
         if block.cell.kind != "prefill":
             continue
@@ -95,6 +99,9 @@ def _peaks(record: Record) -> list[dict[str, Any]]:
         for arm, result in block.results.items():
             own = transients[arm]
             extra = own - base if own is not None and base is not None and arm != record.baseline else None
+            if arm == record.baseline and (block.cell.size, arm) in told:
+                continue
+            told.add((block.cell.size, arm))
             rows.append({"size": block.cell.size, "arm": arm, "transient": own, "extra": extra, **result.memory})
     return rows
 

@@ -279,6 +279,13 @@ def test_transient_memory_is_the_peak_above_rest_and_shown_beside_the_baselines(
     assert "| 1,024 | `sage_attn+fa3` | 213.0 | – | 13.0 | +3.0 |" in render(measured)
 
 
+def test_the_baseline_that_ran_beside_several_arms_has_one_row_of_memory_a_length(measured):
+    block = measured.blocks[0]
+    block.results[BASE].memory = {"before_allocated": 100 << 20, "peak_allocated": 110 << 20}
+    measured.blocks.append(block.model_copy(deep=True))
+    assert render(measured).count("| 1,024 | `fa3` | 110.0 | – | 10.0 | – |") == 1
+
+
 def test_a_record_of_an_earlier_version_is_read_and_shown():
     stored = record.read(Path(__file__).parent / "stored" / "schema_1.json")
     assert len(stored.blocks) == 5
