@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sage_eval.engine.local import LocalEngine
+from sage_eval.engine.scheduler_profile import EAGER, SERVED
 from sage_eval.errors import DataError, EngineError
-from sage_eval.probes.scheduler_profile import EAGER, SERVED
 from sage_eval.probes.serving import trace
 from sage_eval.probes.serving.shares import TOLERATED, Kind, learn, times, unplaced
 

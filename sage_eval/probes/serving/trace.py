@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from sage_eval.engine.scheduler_profile import ATTENTION, LINEAR
 from sage_eval.errors import DataError
-from sage_eval.probes.scheduler_profile import ATTENTION, LINEAR
 
 Event = dict[str, Any]
 

@@ -19,8 +19,8 @@ from sage_eval.engine.arm import Arm, open_arm
 from sage_eval.engine.local import LocalEngine
 from sage_eval.engine.options import ArmOptions
 from sage_eval.engine.requests import Payload
+from sage_eval.engine.scheduler_memory import KEY, SWITCH
 from sage_eval.errors import EngineError, SageEvalError
-from sage_eval.probes.scheduler_memory import KEY, SWITCH
 from sage_eval.probes.serving.profile import profile
 
 _TOLD = (

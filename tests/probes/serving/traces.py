@@ -1,6 +1,6 @@
 """Made-up traces: events of Chrome's format as PyTorch's profiler writes them, times in microseconds."""
 
-from sage_eval.probes.scheduler_profile import ATTENTION, LINEAR
+from sage_eval.engine.scheduler_profile import ATTENTION, LINEAR
 
 
 def event(cat, name, start, length, **args):
