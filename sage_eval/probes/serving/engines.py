@@ -5,19 +5,27 @@ from pathlib import Path
 from typing import Any
 
 from sage_eval.errors import SageEvalError
+from sage_eval.probes import gpu
 from sage_eval.probes.arms import BenchArm
-from sage_eval.probes.serving import gpu
-from sage_eval.probes.serving.client import Worker
-from sage_eval.probes.serving.plan import Plan, vocabulary
+from sage_eval.probes.client import Worker
+from sage_eval.probes.serving.plan import Plan
 from sage_eval.probes.serving.record import ArmRecord, Record
+from sage_eval.probes.shape import vocabulary
 
 Say = Callable[[str], None]
 
 
-class Engines:
-    """Arms by name. `start` begins an arm's process, whose log goes to `folder`."""
+def open_worker(name: str, order: dict[str, Any], folder: Path) -> Worker:
+    """Begin the process of an arm, whose log goes to `folder`."""
+    return Worker(name, order, folder, "sage_eval.probes.serving.worker")
 
-    def __init__(self, plan: Plan, into: Record, folder: Path, say: Say, start: Callable[..., Worker] = Worker) -> None:
+
+class Engines:
+    """Arms by name. `start` begins an arm's process, as `open_worker` does; their logs go to `folder`."""
+
+    def __init__(
+        self, plan: Plan, into: Record, folder: Path, say: Say, start: Callable[..., Worker] = open_worker
+    ) -> None:
         self._plan, self._record, self._folder, self._say, self._begin = plan, into, folder, say, start
         self._vocabulary = vocabulary(into.model)
         self._workers: dict[str, Worker] = {}

@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from sage_eval.errors import SageEvalError
+from sage_eval.probes import gpu
 from sage_eval.probes.arms import BenchArm
-from sage_eval.probes.serving import gpu, record
-from sage_eval.probes.serving.client import Worker
-from sage_eval.probes.serving.engines import Engines, Say
+from sage_eval.probes.client import Worker
+from sage_eval.probes.serving import record
+from sage_eval.probes.serving.engines import Engines, Say, open_worker
 from sage_eval.probes.serving.plan import Plan
 from sage_eval.probes.serving.record import Block, Cell, Profile, Record, Result
 from sage_eval.probes.serving.scaling import predict, predict_mix
@@ -32,7 +33,7 @@ class Measurement:
         into: Record,
         path: Path,
         say: Say,
-        start: Callable[..., Worker] = Worker,
+        start: Callable[..., Worker] = open_worker,
     ) -> None:
         self.plan, self.record, self.path, self.say = plan, into, path, say
         self._engines = Engines(plan, into, path.parent / "logs", say, start)

@@ -10,7 +10,7 @@ from sage_eval.probes.serving import measure
 from sage_eval.probes.serving.measure import Measurement
 from sage_eval.probes.serving.plan import make_plan
 from sage_eval.probes.serving.record import Cell, Record, read
-from sage_eval.probes.serving.shape import describe, write_shape
+from sage_eval.probes.shape import describe, write_shape
 
 LENGTHS = (1024, 4096, 8192, 65536)
 

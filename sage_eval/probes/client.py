@@ -19,11 +19,9 @@ PATIENCE_SECONDS = 10.0
 
 
 class Worker:
-    """One arm's engine. It starts at once and in the background; `ready` waits for it."""
+    """One arm's engine, in a process that runs `module`. It starts at once, in the background; `ready` waits for it."""
 
-    def __init__(
-        self, name: str, order: dict[str, Any], folder: Path, module: str = "sage_eval.probes.serving.worker"
-    ) -> None:
+    def __init__(self, name: str, order: dict[str, Any], folder: Path, module: str) -> None:
         self.name = name
         self._started = time.perf_counter()
         self._dismissed = False
