@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_eval.engine import coverage
-from sage_eval.engine.local import last_error
+from sage_eval.engine.post_mortem import last_error
 from sage_eval.engine.server import ServerEngine
 from sage_eval.errors import EngineError, SageEvalError
 from sage_eval.probes.client import Worker
