@@ -27,7 +27,11 @@ _PREFILL, _DECODE = "step[EXTEND", "step[DECODE"
 
 
 class Spans:
-    """Stretches of time, overlapping or not; `moment in spans`."""
+    """Stretches of time, overlapping or not; `moment in spans`.
+
+    Threads need not be told apart: PyTorch's profiler records ranges and operations of the thread that started it
+    alone, and that is the one from which SGLang's scheduler launches the whole forward pass.
+    """
 
     def __init__(self, spans: Iterable[tuple[float, float]]) -> None:
         merged: list[list[float]] = []
@@ -100,20 +104,23 @@ def parse(events: Iterable[Event], *, gpu: bool) -> Trace:
 def window(trace: Trace, kind: Literal["prefill", "decode"]) -> tuple[list[Work], int]:
     """What was launched for a prefill, or for some decode steps and how many; by the launch, as launches run ahead.
 
-    A prefill ends where SGLang begins a decode step, which it does even if one token was asked for. The first decode
-    step is left out, as it waits for the prefill, and the last one begun, as its end is not known. `DataError` where
-    nothing is left.
+    A prefill ends where SGLang begins a decode step, which it does even if one token was asked for. Requests that
+    trickle in are prefilled between the decode steps of earlier ones: steps count from the last prefill on. The first
+    of them is left out, as it waits for the prefill, and the last one begun, as its end is not known. `DataError`
+    where nothing is left.
     """
-    begins = trace.prefills if kind == "prefill" else trace.decodes[1:]
+    never = float("inf")
     if kind == "prefill":
-        begin = begins[0] if begins else float("inf")
-        end = next((moment for moment in trace.decodes if moment > begin), float("inf"))
+        begin = next(iter(trace.prefills), never)
+        end, steps = next((moment for moment in trace.decodes if moment > begin), never), 1
     else:
-        begin, end = (begins[0], begins[-1]) if begins else (float("inf"), float("inf"))
+        last = max(trace.prefills, default=-never)
+        begins = [moment for moment in trace.decodes if moment > last][1:] or [never]
+        begin, end, steps = begins[0], begins[-1], len(begins) - 1
     works = [work for work in trace.works if begin <= work.launched < end]
     if not works:
         raise DataError(f"the profiler's trace has no {kind} in it")
-    return works, 1 if kind == "prefill" else len(begins) - 1
+    return works, steps
 
 
 def _launched(device: list[Event], timed: list[Event], operations: list[Event]) -> Iterator[Work]:

@@ -8,7 +8,7 @@ import pytest
 from sage_eval.errors import DataError
 from sage_eval.probes.serving.shares import learn, times, unplaced
 from sage_eval.probes.serving.trace import Spans, parse, read
-from tests.probes.serving.traces import call, decode, event, kernel, op, prefill, span
+from tests.probes.serving.traces import call, decode, event, kernel, op, prefill, span, trickling
 
 US = 1e-6
 
@@ -55,6 +55,16 @@ def test_decode_steps_are_averaged_without_the_first_and_the_last():
         {"attention": 40 * US, "products": 30 * US, "other": 10 * US, "idle": 10 * US}
     )
     assert [(k.name, k.calls) for k in found.kernels] == [("stage1", 1), ("fill", 1)]
+
+
+def test_steps_between_the_prefills_of_requests_that_trickle_in_are_none_of_the_decodes():
+    assert times(parse(trickling(), gpu=True), "decode") == times(parse(decode(graph=False), gpu=True), "decode")
+
+
+def test_a_prefill_after_the_last_step_leaves_no_decode():
+    events = [*decode(graph=False), span("step[EXTEND bs=1]", 9000, 30)]
+    with pytest.raises(DataError, match="no decode"):
+        times(parse(events, gpu=True), "decode")
 
 
 def test_a_replayed_graph_is_read_by_what_the_names_did_without_it():

@@ -41,6 +41,21 @@ def prefill():
     ]  # fmt: skip
 
 
+def trickling():
+    """`decode`, before which some requests are there already: they are decoded twice, and the rest prefilled between.
+
+    Both steps and the late prefill have kernels of 1 ms, which no later step has.
+    """
+    events = decode(graph=False)
+    for place, (name, at) in enumerate((("EXTEND", -5000), ("DECODE", -4000), ("DECODE", -3000), ("EXTEND", -2000))):
+        events += [
+            span(f"step[{name} bs=1]", at, 30),
+            call(900 + place, at + 5),
+            kernel("x", 900 + place, at + 10, 1000),
+        ]
+    return events
+
+
 def decode(*, graph):
     """A prefill, then four decode steps of 100 µs each: 40 attention, 30 product, 10 norm, 20 waiting.
 
