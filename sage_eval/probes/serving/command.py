@@ -23,7 +23,13 @@ from sage_eval.probes.bench_flags import (
 from sage_eval.probes.flags import Json, pairs, say
 
 Lengths = Annotated[str, typer.Option(help="input tokens, separated by commas")]
-Longest = Annotated[float, typer.Option(min=0.1, help="skip what would take longer than this many seconds in one run")]
+Longest = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        help="skip what would take more seconds in one run; after ten times as many and 600 an answer is given up",
+    ),
+]
 Output = Annotated[Path | None, typer.Option(help="run folder [default: results/serving-MODEL or memory-MODEL]")]
 
 

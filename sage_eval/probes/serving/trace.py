@@ -8,6 +8,7 @@ outermost ones, and each is its own launch. All times are microseconds since som
 import bisect
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -72,12 +73,15 @@ class Trace(NamedTuple):
 
 
 def read(folder: Path, label: str, *, gpu: bool) -> Trace:
-    """The trace of the first rank that a profile with `label` left in `folder`. `DataError` where there is none."""
+    """The trace of the first rank that a profile with `label` left in `folder`. `DataError` where it tells nothing."""
     files = sorted(folder.glob(f"{label}-*TP-0*.trace.json.gz"))
     if not files:
         raise DataError("the profiler left no trace")
-    with gzip.open(files[-1]) as file:
-        return parse(json.load(file)["traceEvents"], gpu=gpu)
+    try:
+        with gzip.open(files[-1]) as file:
+            return parse(json.load(file)["traceEvents"], gpu=gpu)
+    except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"the profiler's trace is damaged ({error!r})") from error
 
 
 def parse(events: Iterable[Event], *, gpu: bool) -> Trace:

@@ -58,7 +58,7 @@ def _obey(arm: Arm, command: dict[str, Any]) -> dict[str, Any]:
             return {"seconds": _run(arm, command)}
         case "profile":
             assert isinstance(arm.transport, LocalEngine)
-            return profile(arm.transport, command["kind"], lambda: _run(arm, command))
+            return {"profile": profile(arm.transport, command["kind"], lambda: _run(arm, command))}
     raise ValueError(f"unknown command {command['do']!r}")
 
 
