@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from sage_eval.attention.source import source_hash
 from sage_eval.errors import UsageError
 from sage_eval.probes import gpu
 from sage_eval.probes.arms import parse_arms
@@ -61,6 +62,7 @@ def bench(
             versions=versions(),
             host=host(),
             devices=devices(),
+            code=source_hash(),
         ),
     )
     Measurement(plan, into, path, say).run()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sage_eval.attention.source import source_hash
 from sage_eval.cli import main
 from sage_eval.probes.serving import record
 from sage_eval.probes.serving.record import Cell
@@ -121,6 +122,7 @@ def test_memory_comes_from_the_scheduler(measured):
 def test_the_file_and_its_rendering_are_what_was_returned(measured, capsys):
     found, folder, _ = measured
     assert record.read(folder / record.SERVING) == found
+    assert found.code == source_hash()
     assert main(["report", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "| 256 | `sage_attn` |" in out

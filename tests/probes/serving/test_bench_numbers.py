@@ -58,6 +58,14 @@ def test_another_model_does_not_go_into_the_same_file(measured, tmp_path):
         record.resume(path, measured.model_copy(update={"model": {"name": "n"}}))
 
 
+@pytest.mark.parametrize("before", ["a" * 64, None])
+def test_what_other_code_measured_or_nobody_knows_which_is_not_added_to(measured, tmp_path, before):
+    path = tmp_path / record.SERVING
+    record.write(path, measured.model_copy(update={"code": before}))
+    with pytest.raises(UsageError, match=r"another code.*--output"):
+        record.resume(path, measured.model_copy(update={"code": "b" * 64}))
+
+
 def test_what_an_earlier_version_did_not_note_of_the_model_is_no_difference(measured, tmp_path):
     path = tmp_path / record.SERVING
     record.write(path, measured)
