@@ -39,8 +39,10 @@ def _tokens(block: Block) -> int:
 
 
 def compare(block: Block, base: Result, result: Result) -> dict[str, Any]:
-    """The ratio of two arms of one block."""
-    return ratio(base.seconds, result.seconds, paired=block.interleaved)
+    """The ratio of two arms of one block, and `baseline`: the median seconds of the baseline's runs that it is of."""
+    found = ratio(base.seconds, result.seconds, paired=block.interleaved)
+    paired = base.seconds[: found["rounds"]] if block.interleaved else base.seconds
+    return found | {"baseline": float(np.median(paired))}
 
 
 def summarise(record: Record) -> dict[str, Any]:
