@@ -90,7 +90,7 @@ def _largest(record: Record) -> str:
 
 def _bound(limit: Largest) -> str:
     if limit.tokens is None:
-        return f"not derived: fewer than two prompts of a whole chunk were measured, up to {limit.measured:,} tokens"
+        return f"not derived: no two prompts of a whole chunk were measured, the longest has {limit.measured:,} tokens"
     bound = "the model's longest sequence" if limit.bound == "model" else "the card's memory"
     return bound + (f", extrapolated beyond {limit.measured:,} tokens" if limit.tokens > limit.measured else "")
 

@@ -68,7 +68,7 @@ def test_from_prompts_within_a_chunk_nothing_longer_than_the_chunk_is_derived(ma
     made.arms["a"].engine["chunked_prefill_size"] = 8192
     found = largest(made, "a")
     assert found == Largest(None, "chunk", 101 * MIB, None, 1024, 201 * MIB, 4096)
-    row = "| `a` | 201.0 | 101.0 | – | 1,024 | – | not derived: fewer than two prompts of a whole chunk were measured"
+    row = "| `a` | 201.0 | 101.0 | – | 1,024 | – | not derived: no two prompts of a whole chunk were measured"
     assert row in render(made)
 
 
