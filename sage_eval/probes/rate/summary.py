@@ -7,7 +7,7 @@ import numpy as np
 
 from sage_eval.probes.rate.load import quantiles, sent
 from sage_eval.probes.rate.record import Block, Record, Result
-from sage_eval.probes.serving.summary import ratio
+from sage_eval.probes.ratio import ratio
 
 KEPT_UP = 0.95
 """Share of the rate of requests at which the answers of a server that keeps up must come."""
