@@ -10,8 +10,7 @@ raised where the backend is built, in the scheduler, and not here.
 from collections.abc import Callable
 from typing import Any
 
-from sage_eval.engine import token_columns
-from sage_eval.probes import scheduler_profile
+from sage_eval.engine import scheduler_profile, token_columns
 
 BACKEND = "sage_attn"
 
@@ -84,7 +83,7 @@ def _add_coverage(result: Any, *_: Any, **__: Any) -> None:
 def _add_memory(result: Any, scheduler: Any, *_: Any, **__: Any) -> None:
     import os
 
-    from sage_eval.probes.scheduler_memory import KEY, SWITCH, read_and_reset
+    from sage_eval.engine.scheduler_memory import KEY, SWITCH, read_and_reset
 
     if os.environ.get(SWITCH):
         result.internal_state[KEY] = read_and_reset(scheduler)

@@ -57,10 +57,11 @@ def test_the_close_view_is_that_of_the_published_probes():
 def test_the_evaluations_speeds_are_those_of_the_published_benchmarks():
     found = re.findall(r"([\d.]+) × lm-eval's", (ROOT / "results" / "probes-h100" / "report.md").read_text())
     lowest, highest = (round(f(map(float, found))) for f in (min, max))
-    assert f"a {lowest}th to a {highest}th of the time of lm-eval's own `sglang` model" in README
+    words = " ".join(README.split())
+    assert f"a {lowest}th to a {highest}th of the time of lm-eval's own" in words
     share = re.search(r"([\d.]+)% \(met\)", (ROOT / "results" / "serving-h100" / "report.md").read_text())
     assert share
-    assert f"at {share[1]} % of the rate" in README
+    assert f"at {share[1]} % of the rate" in words
 
 
 def test_the_floors_and_damages_are_those_of_the_published_run():
@@ -89,6 +90,45 @@ def test_the_engines_speeds_are_those_of_the_published_benchmark():
         settings = ",".join(re.findall(r"`([^`]*)`", name))
         for size, text in zip(sizes, shown, strict=True):
             assert same(text, found[f"sage_attn+fa3:variant={settings}", size]["value"]), (name, size)
+
+
+def test_the_h100s_speeds_are_those_of_the_published_benchmarks():
+    """Each figure of the paragraph, in its order."""
+    words = " ".join(README.split())
+    paragraph = words.partition("An H100, beside other work")[2].partition("Decode takes the same time")[0]
+
+    def ratios(folder, arm):
+        rows = json.loads((ROOT / "results" / folder / "serving.json").read_text())["summary"]["rows"]
+        return {(row["kind"], row["size"]): row["ratio"] for row in rows if row["arm"] == arm and row["ratio"]}
+
+    def interval(found):
+        return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+    ours = ratios("serving-h100", "sage_attn+fa3:variant=int8-fp16")
+    triton = ratios("serving-h100-others", "triton")
+    figures = [
+        f"{ours['prefill', 1024]['value']:.2f} at 1,024",
+        f"{interval(ours['prefill', 4096])} at 4,096",
+        f"{interval(ours['prefill', 8192])} at 8,192",
+        f"{ours['prefill', 32768]['value']:.2f} at 32,768",
+        f"{ours['prefill', 131072]['value']:.2f} at 131,072",
+        f"{interval(triton['prefill', 4096])} at 4,096",
+        f"{triton['prefill', 32768]['value']:.2f} at 32,768",
+        f"no difference ({ours['mixed', 64]['value']:.2f}, one round)",
+    ]
+    places = [paragraph.find(figure) for figure in figures]
+    assert -1 not in places, [figure for figure, place in zip(figures, places, strict=True) if place < 0]
+    assert places == sorted(places)
+
+    served = json.loads((ROOT / "results" / "serving-h100" / "serving.json").read_text())
+    shares = {}
+    for profile in served["profiles"]:
+        if profile["cell"]["kind"] == "prefill" and profile["arm"] == "sage_attn+fa3:variant=int8-fp16":
+            seconds = profile["times"]["seconds"]
+            shares[profile["cell"]["size"]] = seconds["attention"] / sum(seconds.values())
+    text = "attention is {:.0%} of `sage_attn+fa3`'s time at 4,096 tokens, {:.0%} at 32,768 and {:.0%} at 131,072"
+    shown = text.format(*(shares[size] for size in (4096, 32768, 131072))).replace("%", " %")
+    assert shown in paragraph
 
 
 def test_the_kernel_figures_are_those_of_the_published_benchmark():

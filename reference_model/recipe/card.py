@@ -8,7 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from reference_model.recipe.cells import LADDER
+
 RECORDS = "card"
+UNSEEN = "wordings that no training sample had (nor may have; the first weights' failure at them widened the grammar)"
 FIGURE = "curves.svg"
 Row = dict[str, Any]
 
@@ -67,6 +70,7 @@ def _facts(config: Row, data: Row, log: list[Row]) -> str:
     )
     tests = ", ".join(name.replace("_", " ").title() if "_" in name else name for name in data["exclusion"]["tests"])
     valid = data["validation"]
+    begun = "from other weights" if start["settings"]["from_weights"] else "from scratch"
     books, wiki = data["tokens"]["books"] / 1e6, data["tokens"]["wiki"] / 1e6
     return f"""# Reference model
 
@@ -87,7 +91,7 @@ EOS `</s>` (id 2) separates documents |
 articles of WikiText-2 validation ({wiki:.2f} M), and synthetic retrieval samples with keys that no evaluation uses |
 | settings chosen by | {valid["books"]} other books and {valid["articles"]} other articles of the same sources, \
 set aside |
-| training | {start["device"]}, {end["clock"]:,.0f} s: {end["step"]:,} steps, \
+| training | {begun}, {start["device"]}, {end["clock"]:,.0f} s: {end["step"]:,} steps, \
 {end["tokens"] / 1e6:,.0f} M tokens ({parts}); dropout {start["settings"]["dropout"]}, \
 weight decay {start["settings"]["decay"]} |
 | never trained on | {tests} |
@@ -127,7 +131,7 @@ def _retrieval(rows: list[Row]) -> str:
     for group, title in (
         ("own", "its own wordings: the project's retrieval task and RULER's"),
         ("other", "other wordings"),
-        ("unseen", "wordings that no training sample had"),
+        ("unseen", UNSEEN),
     ):
         tasks = dict.fromkeys(row["task"] for row in rows if row["group"] == group)
         if not tasks:
@@ -140,7 +144,8 @@ def _retrieval(rows: list[Row]) -> str:
         sections.append("\n".join(head))
     intro = (
         "## Retrieval\nShare of prompts that greedy decoding answers exactly, with Wilson's 95 % interval, by prompt "
-        "length in tokens:\nheld-out books as haystack, keys that were never in training, "
+        "length in tokens:\nheld-out books as haystack, keys of words that were never in training (or of digits drawn "
+        "afresh), "
         f"{smallest} prompts or more a cell, {dtype}."
     )
     return "\n\n".join([intro, *sections])
@@ -151,7 +156,8 @@ def _ladder(rows: list[Row]) -> str:
     names = {"exact": "exact", "int8-fp16": "INT8 (SageAttention)", "int4-fp16": "INT4 (the control)"}
     lines = [
         "## Difficulty",
-        "One task made harder in one respect at a time. INT4 attention is the control: damaged as it is, it must fall.",
+        "One task made harder in one respect at a time, for the exact model, SageAttention, and INT4 attention, which "
+        "is the control. Bold: below the exact model's interval.",
         "",
         "| harder by | | length | " + " | ".join(names[model] for model in models) + " |",
         "|---" * (3 + len(models)) + "|",
@@ -160,17 +166,26 @@ def _ladder(rows: list[Row]) -> str:
         same = {
             row["model"]: row for row in rows if (row["group"], row["task"], row["length"]) == (group, task, length)
         }
-        cells = " | ".join(_cell(same[model]) if model in same else "" for model in models)
+        cells = " | ".join(_beside(same, model) for model in models)
         lines.append(f"| {group} | {task} | {length:,} | {cells} |")
-    return "\n".join(lines)
+    measured = {(row["group"], row["task"], row["length"]) for row in rows}
+    missing = [f"{c.task} ({c.length:,})" for c in LADDER if (c.group, c.task, c.length) not in measured]
+    return "\n".join([*lines, *([f"\nNot measured: {', '.join(missing)}."] if missing else [])])
+
+
+def _beside(same: dict[str, Row], model: str) -> str:
+    if model not in same:
+        return "not measured"
+    row, exact = same[model], same.get("exact")
+    below = exact is not None and row["high"] < exact["low"]
+    return f"**{_cell(row)}**" if below else _cell(row)
 
 
 def _overlap(data: Row) -> str:
     report = data["exclusion"]
-    done = "left out" if data.get("left_out", True) else "found after training, so these weights have seen it"
     lines = [
         "## Test data in the training text",
-        f"Paragraphs that share a run of 13 words with a test set, {done}: "
+        f"Paragraphs that share a run of 13 words with a test set, left out: "
         f"{report['paragraphs_removed']:,} paragraphs, {report['words_removed']:,} of {report['words']:,} words.",
         "",
         "| test set | its 13-grams | documents that equal a test file | 13-grams found | paragraphs | documents |",

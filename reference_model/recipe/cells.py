@@ -99,8 +99,16 @@ def grid(lengths: tuple[int, ...] = LENGTHS) -> list[Cell]:
 class CellSamples(Dataset[list[Sample]]):
     """Item i: the samples of cell i, for worker processes to make."""
 
-    def __init__(self, cells: list[Cell], tokenizer_file: str, books: list[str], count: int, seed: int) -> None:
-        self._cells, self._file, self._books = cells, tokenizer_file, books
+    def __init__(
+        self,
+        cells: list[Cell],
+        tokenizer_file: str,
+        books: list[str],
+        count: int,
+        seed: int,
+        words: Words | None = None,
+    ) -> None:
+        self._cells, self._file, self._books, self._words = cells, tokenizer_file, books, words
         self._count, self._seed = count, seed
         self._sampler: Sampler | None = None  # made in the worker process
 
@@ -111,7 +119,7 @@ class CellSamples(Dataset[list[Sample]]):
         if index >= len(self._cells):
             raise IndexError(index)
         if self._sampler is None:
-            self._sampler = evaluation_sampler(self._file, self._books)
+            self._sampler = evaluation_sampler(self._file, self._books, self._words)
         return self._cells[index].samples(self._sampler, self._count, self._seed)
 
 
@@ -128,7 +136,7 @@ def _as_it_is(samples: list[Sample]) -> list[Sample]:
 
 
 def evaluation_sampler(tokenizer_file: str, books: list[str], words: Words | None = None) -> Sampler:
-    """Haystack of held-out books, keys of evaluation words."""
+    """Books as the haystack, keys of `words`: by default those that training never uses."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(tokenizer_file)

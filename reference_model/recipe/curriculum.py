@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
-from reference_model.recipe import wordings
+from reference_model.recipe import grammar, wordings
 from reference_model.recipe.haystack import Haystack
 from reference_model.recipe.keys import training_key
 from reference_model.recipe.samples import NONE, TEXT, Pair, Piece, Sampler, finish
@@ -166,7 +166,7 @@ def retrieval_sample(
         wording = _sentence(rng, other)
     elif other:
         named = rng.random() < 0.5
-        wording = _one(rng, wordings.NAMED_LINES) if named else wordings.compose_line(rng)
+        wording = _one(rng, wordings.NAMED_LINES) if named else grammar.compose_line(rng)
     else:
         wording, options = _one(rng, wordings.OWN_LINES), PAIR_KINDS
     options = [(key, value) for key in wording.keys for value in wording.values] if other else options
@@ -177,7 +177,7 @@ def retrieval_sample(
 
 def _sentence(rng: np.random.Generator, other: bool) -> wordings.Wording:
     if other:
-        return _one(rng, wordings.NAMED_SENTENCES) if rng.random() < 0.3 else wordings.compose_sentence(rng)
+        return _one(rng, wordings.NAMED_SENTENCES) if rng.random() < 0.3 else grammar.compose_sentence(rng)
     return wordings.RULER if rng.random() < 0.6 else _one(rng, wordings.OWN_SENTENCES)
 
 

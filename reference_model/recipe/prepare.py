@@ -47,7 +47,8 @@ def prepare(sources: Sources, out: Path, *, vocabulary: int = 8192, least: int =
     """Write `out`: tokenizer, words.json, meta.json, held_out.json.xz, and token arrays `.u16.xz`.
 
     The arrays: books, wiki and wiki_raw to train on, valid_books and valid_wiki to choose settings by: a few books and
-    articles that training leaves out, so that no test set has a say in it. `sources.tokenizer` takes an existing
+    articles that training leaves out, so that no test set has a say in it (the tokenizer and the list of key words are
+    made of all of them). `sources.tokenizer` takes an existing
     tokenizer.json; without it one of `vocabulary` entries is trained.
     """
     out.mkdir(parents=True, exist_ok=True)

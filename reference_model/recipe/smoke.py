@@ -6,7 +6,8 @@ from reference_model.recipe.curriculum import SMOKE_STAGES
 from reference_model.recipe.export import export
 from reference_model.recipe.model import Shape
 from reference_model.recipe.prepare import Sources, prepare
-from reference_model.recipe.train import Run, Settings
+from reference_model.recipe.settings import Settings
+from reference_model.recipe.train import Run
 
 SHAPE = Shape(
     hidden_size=48,

@@ -7,11 +7,10 @@ out compilation and evaluation, so that a run fits a command of known length; th
 
 import dataclasses
 import json
-import lzma
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -23,45 +22,20 @@ from torch.utils.data import DataLoader
 
 from reference_model.recipe.arrays import read_array
 from reference_model.recipe.cells import OTHER, OWN, CellSamples, Sample, in_order
-from reference_model.recipe.curriculum import STAGES, Batches, Corpus, Stage
+from reference_model.recipe.curriculum import Batches, Corpus, Stage
 from reference_model.recipe.export import read_shards, write_shards
-from reference_model.recipe.model import Llama, Shape
+from reference_model.recipe.model import Llama
 from reference_model.recipe.optimizer import Optimizer
 from reference_model.recipe.scoring import exact_matches, token_losses
+from reference_model.recipe.settings import Settings
 from reference_model.recipe.speed import choose_attention, loss_function
+from reference_model.recipe.text import flatten
 from reference_model.recipe.words import Words
 from sage_eval.errors import UsageError
 
 STATE = "state.pt"
-PATHS = ("data", "out", "start")
-"""Settings that say nothing of the run elsewhere."""
 VALIDATION_TOKENS = 65_536
 """Of books, and of WikiText-2, each time."""
-
-
-@dataclass
-class Settings:
-    """`data` is what `prepare` wrote. One of `steps` and `minutes` is the whole schedule.
-
-    `seconds` is for this process: it stops and saves after so many, or after `stop_at` steps. `start` is a folder of
-    shards to begin from; a state file in `out` is taken up by itself.
-    """
-
-    data: Path
-    out: Path
-    steps: int = 0
-    minutes: float = 0.0
-    seconds: float = 1e9
-    stop_at: int = 1 << 60
-    start: Path | None = None
-    seed: int = 0
-    rate: float = 3e-3
-    decay: float = 0.25
-    dropout: float = 0.1
-    workers: int = 0
-    evaluate_every: float = 90.0  # seconds of training
-    stages: tuple[Stage, ...] = STAGES
-    shape: Shape = field(default_factory=Shape)
 
 
 def read_corpus(folder: Path) -> Corpus:
@@ -92,8 +66,8 @@ class Run:
         # Worker processes are forked before CUDA starts.
         corpus = read_corpus(settings.data)
         self.loaders = [self._batches(corpus, number) for number in range(len(settings.stages))]
-        self.cells = self._cells() if settings.evaluate_every < 1e9 else []
         self.validation = {name: read_array(settings.data / f"valid_{name}.u16.xz") for name in ("books", "wiki")}
+        self.cells = self._cells(corpus) if settings.evaluate_every < 1e9 else []
 
         cuda = torch.cuda.is_available()
         self.device = torch.device("cuda" if cuda else "cpu")
@@ -112,7 +86,7 @@ class Run:
             corpus_tokens=len(corpus.books),
             device=torch.cuda.get_device_name() if cuda else "CPU",
             torch=torch.__version__,
-            settings={name: told for name, told in dataclasses.asdict(settings).items() if name not in PATHS},
+            settings=settings.told(),
         )
         self.log(event="attention", seconds=choose_attention(self.model))
         self.losses = loss_function(self.model)
@@ -218,13 +192,13 @@ class Run:
             )
         )
 
-    def _cells(self) -> list[tuple[str, list[Sample]]]:
+    def _cells(self, corpus: Corpus) -> list[tuple[str, list[Sample]]]:
+        """With validation's text and training's words: how a run goes is no matter of the test data."""
         context = self.settings.shape.max_position_embeddings
         lengths = [length for length in (1024, 4096, 8192) if length <= context] or [context]
         cells = [dataclasses.replace(cell, length=length) for cell in (*OWN, *OTHER) for length in lengths]
-        with lzma.open(self.settings.data / "held_out.json.xz", "rt", encoding="utf-8") as file:
-            books = list(json.load(file)["books"].values())
-        made = CellSamples(cells, str(self.settings.data / "tokenizer.json"), books, 32, seed=1234)
+        book = flatten(corpus.tokenizer.decode(self.validation["books"].tolist()))
+        made = CellSamples(cells, str(self.settings.data / "tokenizer.json"), [book], 32, seed=1234, words=corpus.words)
         samples = in_order(made, self.settings.workers)
         return [(cell.task, found) for cell, found in zip(cells, samples, strict=True)]
 

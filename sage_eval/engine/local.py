@@ -10,8 +10,6 @@ import contextlib
 import functools
 import logging
 import queue
-import re
-import signal
 import tempfile
 import threading
 import time
@@ -22,14 +20,13 @@ from typing import Any
 
 from sage_eval.engine import host
 from sage_eval.engine.in_flight import InFlight
+from sage_eval.engine.post_mortem import Watch
 from sage_eval.engine.requests import Payload, Reply
 from sage_eval.engine.scheduler import run_scheduler
 from sage_eval.errors import EngineError
 
 _POLL_SECONDS = 0.5
-_DYING_SECONDS = 5
 _IDLE_SECONDS = 60
-_EXCEPTION = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt))(?:: (.*))?$")
 
 logger = logging.getLogger(__name__)
 
@@ -43,25 +40,23 @@ class LocalEngine:
     def __init__(self, server_args: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
         with tempfile.NamedTemporaryFile(prefix="sage-eval-engine-", suffix=".log", delete=False) as log:
             self._log = Path(log.name)
-        self._suspect = threading.Event()
         self._closed = False
         self._engine: Any = None
         before = host.children()
-        _watch(self)
+        self._watch = Watch(self._log)
         started: Future[Any] = Future()
         self._thread = threading.Thread(
             target=self._serve, args=(dict(server_args), started), name="sglang-engine", daemon=True
         )
-        self._children: set[Any] = set()
         try:
             with host.undisturbed(environment or {}):
                 self._thread.start()
-                self._engine = self._wait(started)
+                self._engine = self._watch.wait(started, "the engine did not start")
         except BaseException:
-            self._children = host.children() - before
+            self._watch.children = host.children() - before
             self.close()
             raise
-        self._children = host.children() - before
+        self._watch.children = host.children() - before
         atexit.register(self.close)  # after multiprocessing's own, which would wait for the children for ever
 
     def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
@@ -95,7 +90,7 @@ class LocalEngine:
         from sglang.srt.utils.msgspec_utils import msgspec_to_builtins
 
         manager = self._engine.tokenizer_manager
-        states = self._wait(self._submit(manager.get_internal_state()))
+        states = self._watch.wait(self._submit(manager.get_internal_state()), "the engine did not tell its state")
         settings = manager.resolved_config_dict(dataclasses.asdict(manager.server_args))
         info: dict[str, Any] = msgspec_to_builtins(
             {**settings, **self._engine._scheduler_init_result.scheduler_infos[0], "internal_states": states}
@@ -107,7 +102,8 @@ class LocalEngine:
 
         The scheduler may still run a step for requests whose answers are here, and would refuse: it is told to wait.
         """
-        reply = self._wait(self._submit(self._engine.tokenizer_manager.flush_cache(timeout_s=_IDLE_SECONDS)))
+        flushed = self._submit(self._engine.tokenizer_manager.flush_cache(timeout_s=_IDLE_SECONDS))
+        reply = self._watch.wait(flushed, "SGLang did not empty its prefix cache")
         if not reply.success:
             raise EngineError(f"SGLang did not empty its prefix cache ({reply.message or 'requests are running'})")
 
@@ -121,11 +117,11 @@ class LocalEngine:
             output_dir=str(folder), profile_prefix=label, activities=["CPU", "GPU"],
             with_stack=False, record_shapes=False,
         )  # fmt: skip
-        self._wait(self._submit(manager.start_profile(request)), "the profiler did not start")
+        self._watch.wait(self._submit(manager.start_profile(request)), "the profiler did not start")
         try:
             yield
         finally:
-            self._wait(self._submit(manager.stop_profile()), "the profiler left no trace")
+            self._watch.wait(self._submit(manager.stop_profile()), "the profiler left no trace")
 
     def close(self) -> None:
         """Stop the engine and its processes, only its own. May be called twice."""
@@ -141,8 +137,8 @@ class LocalEngine:
                 engine.send_to_rpc.close(linger=0)
             engine.loop.call_soon_threadsafe(engine.loop.stop)
             self._thread.join(timeout=10)
-        host.kill(self._children)
-        _unwatch(self)
+        host.kill(self._watch.children)
+        self._watch.end()
         self._log.unlink(missing_ok=True)
 
     def _serve(self, server_args: dict[str, Any], started: "Future[Any]") -> None:
@@ -191,69 +187,4 @@ class LocalEngine:
             try:
                 return results.get(timeout=_POLL_SECONDS)
             except queue.Empty:
-                self._raise_if_dead()
-
-    def _wait(self, future: "Future[Any]", failure: str = "the engine did not start") -> Any:
-        while True:
-            try:
-                return future.result(timeout=_POLL_SECONDS)
-            except TimeoutError:
-                if future.done():
-                    raise
-                self._raise_if_dead()
-            except (EngineError, KeyboardInterrupt):
-                raise
-            except BaseException as error:
-                raise EngineError(f"{failure}: {self._last_error() or error}") from error
-
-    def _raise_if_dead(self) -> None:
-        """Raise the post-mortem if a child has ended. One that has sent SIGQUIT is about to: give it the time."""
-        patience = _DYING_SECONDS if self._children and self._suspect.is_set() else 0
-        deadline = time.monotonic() + patience
-        while all(map(host.alive, self._children)):
-            if time.monotonic() >= deadline:
-                self._suspect.clear()  # it was another engine's
-                return
-            time.sleep(0.1)
-        raise self._post_mortem()
-
-    def _post_mortem(self) -> EngineError:
-        reason = self._last_error() or "no error in its log; the kernel may have killed it for memory (see dmesg)"
-        error = EngineError(f"SGLang's scheduler died: {reason}")
-        error.add_note("\n".join(self._log.read_text(errors="replace").splitlines()[-20:]))
-        return error
-
-    def _last_error(self) -> str | None:
-        return last_error(self._log.read_text(errors="replace"))
-
-
-def last_error(log: str) -> str | None:
-    """The last exception in a scheduler's log, as one line; of this project's own errors, only what they say."""
-    for line in reversed(log.splitlines()):
-        if match := _EXCEPTION.match(line.strip()):
-            name, text = match.groups()
-            return text if name == "UsageError" and text else line.strip()
-    return None
-
-
-_LIVE: set[LocalEngine] = set()
-_default_sigquit: Any = signal.SIG_DFL
-
-
-def _suspect_all(*_: object) -> None:
-    for engine in list(_LIVE):
-        engine._suspect.set()
-
-
-def _watch(engine: LocalEngine) -> None:
-    """A scheduler that fails sends SIGQUIT to its parent, whose default is to die of it: take note instead."""
-    global _default_sigquit  # noqa: PLW0603 - a process has one handler, whoever asks for it
-    if not _LIVE and threading.current_thread() is threading.main_thread():
-        _default_sigquit = signal.signal(signal.SIGQUIT, _suspect_all)
-    _LIVE.add(engine)
-
-
-def _unwatch(engine: LocalEngine) -> None:
-    _LIVE.discard(engine)
-    if not _LIVE and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGQUIT, _default_sigquit)
+                self._watch.raise_if_dead()

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sage_eval.errors import UsageError
+from sage_eval.probes import gpu
 from sage_eval.probes.arms import BenchArm
-from sage_eval.probes.serving import gpu
 
 WORKSPACE = 5 << 30
 """Bytes an engine needs beside weights and cache: CUDA context, graphs, activations of one chunk."""

@@ -42,9 +42,16 @@ def test_the_figure_is_the_same_bytes_twice(copy):
     assert b"held-out" in one or one.count(b"<path") > 20
 
 
-def test_test_data_that_weights_have_seen_is_said(copy):
-    file = copy / "card" / "data.json"
-    data = json.loads(file.read_text())
-    for left_out, words in ((True, "left out"), (False, "these weights have seen it")):
-        file.write_text(json.dumps(data | {"left_out": left_out}))
-        assert words in card(copy)
+def test_a_control_below_the_exact_models_interval_is_bold_and_what_was_not_measured_is_named(copy):
+    file = copy / "card" / "evaluation.json"
+    evaluation = json.loads(file.read_text())
+    row = {"group": "near keys", "task": "8 near lines", "length": 2048, "n": 200, "mean_tokens": 2000}
+    evaluation["ladder"] = [
+        row | {"model": "exact", "right": 190, "low": 0.91, "high": 0.97},
+        row | {"model": "int8-fp16", "right": 188, "low": 0.90, "high": 0.966},
+        row | {"model": "int4-fp16", "right": 150, "low": 0.69, "high": 0.80},
+    ]
+    file.write_text(json.dumps(evaluation))
+    text = card(copy)
+    assert "| 2,048 | 0.95 [0.91, 0.97] | 0.94 [0.90, 0.97] | **0.75 [0.69, 0.80]** |" in text
+    assert "Not measured: 1 near lines (2,048), 2 near lines (2,048)" in text

@@ -1,13 +1,17 @@
 """The recipe from a folder of text to a checkpoint, on the CPU: it trains, exports, loads, and can be interrupted."""
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from reference_model.recipe.__main__ import parser, run
+from reference_model.recipe.cells import OTHER, OWN
 from reference_model.recipe.export import read_shards, write_shards
 from reference_model.recipe.model import Llama
+from reference_model.recipe.prepare import Sources, prepare
 from reference_model.recipe.smoke import SHAPE, STEPS, settings
 from reference_model.recipe.train import Run
 from sage_eval.errors import DataError, UsageError
@@ -56,10 +60,22 @@ def test_an_interrupted_run_ends_in_the_weights_of_an_uninterrupted_one(built, t
     assert any(not torch.equal(half[name], resumed[name]) for name in whole)
 
 
+def test_an_evaluation_in_training_reads_validation_text_and_every_wording(corpus, reference_model, tmp_path):
+    prepare(Sources(corpus, tokenizer=reference_model / "tokenizer.json"), tmp_path / "data", least=2)
+    shape = replace(SHAPE, vocab_size=8192, max_position_embeddings=1024)
+    run = Run(replace(settings(tmp_path / "data", tmp_path), shape=shape, evaluate_every=1e8))
+    run.evaluate()
+    logged = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert set(logged["validation"]) == {"books", "wiki"}
+    assert all(abs(loss - math.log(8192)) < 0.5 for loss in logged["validation"].values())  # untrained
+    assert list(logged["retrieval"]) == [cell.task for cell in (*OWN, *OTHER)]
+
+
 def test_the_log_tells_settings_and_the_end(built):
     log = [json.loads(line) for line in (built / "run" / "log.jsonl").read_text().splitlines()]
     assert log[0]["event"] == "start"
-    assert log[0]["settings"]["seed"] == 0
+    assert (log[0]["settings"]["seed"], log[0]["settings"]["from_weights"]) == (0, False)
+    assert "data" not in log[0]["settings"]
     assert (log[-1]["event"], log[-1]["step"], log[-1]["finished"]) == ("end", STEPS, True)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reference_model.recipe import wordings
+from reference_model.recipe import grammar, wordings
 from reference_model.recipe.cells import LADDER, OTHER, OWN, UNSEEN, Cell
 from reference_model.recipe.curriculum import retrieval_sample
 from reference_model.recipe.samples import ANSWER, finish, prompt_and_answer
@@ -52,7 +52,7 @@ def test_near_keys_differ_in_one_place(examiner, tokenizer):
     assert sum(sum(a != b for a, b in zip(key, asked, strict=True)) == 1 for key in keys) == 8
 
 
-@pytest.mark.parametrize("compose", [wordings.compose_sentence, wordings.compose_line])
+@pytest.mark.parametrize("compose", [grammar.compose_sentence, grammar.compose_line])
 def test_a_composed_wording_makes_canonical_prompts_that_hold_their_answer(examiner, tokenizer, compose):
     rng = np.random.default_rng(11)
     for number in range(120):
@@ -67,8 +67,8 @@ def test_a_composed_wording_makes_canonical_prompts_that_hold_their_answer(exami
 
 def test_statements_are_among_the_composed_sentences():
     rng = np.random.default_rng(3)
-    items = {wordings.compose_sentence(rng).item for _ in range(400)}
-    assert set(wordings.STATEMENTS) <= items
+    items = {grammar.compose_sentence(rng).item for _ in range(400)}
+    assert set(grammar.STATEMENTS) <= items
     assert wordings.UNSEEN_SENTENCE.item not in items
 
 
@@ -117,7 +117,7 @@ def test_an_unseen_wording_is_in_no_training_list():
         *wordings.NAMED_LINES,
     )
     rng = np.random.default_rng(0)
-    composed = [make(rng) for make in (wordings.compose_sentence, wordings.compose_line) for _ in range(500)]
+    composed = [make(rng) for make in (grammar.compose_sentence, grammar.compose_line) for _ in range(500)]
     items = {wording.item for wording in (*trained, *composed)}
     assert not items & {wordings.UNSEEN_SENTENCE.item, wordings.UNSEEN_LINE.item}
     assert len(items) > 300

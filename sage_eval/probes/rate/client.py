@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sage_eval.engine import coverage
-from sage_eval.engine.local import last_error
+from sage_eval.engine.post_mortem import last_error
 from sage_eval.engine.server import ServerEngine
 from sage_eval.errors import EngineError, SageEvalError
+from sage_eval.probes.client import Worker
 from sage_eval.probes.rate.load import Load
 from sage_eval.probes.rate.record import Result
-from sage_eval.probes.serving.client import Worker
-from sage_eval.probes.serving.worker import told
+from sage_eval.probes.told import told
 
 DYING_SECONDS = 10.0
 """SGLang's server outlives its scheduler by some seconds, in which it looks for what to report."""

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from sage_eval.errors import UsageError
-from sage_eval.probes.serving.command import (
+from sage_eval.probes.bench_flags import (
     Arms,
     Baseline,
     Chunk,
-    Json,
     LoadFormat,
     Model,
     ModelArgs,
@@ -21,6 +20,7 @@ from sage_eval.probes.serving.command import (
     Shared,
     Total,
 )
+from sage_eval.probes.flags import Json
 
 
 def rate(  # noqa: PLR0913, PLR0917 - one parameter a flag

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from sage_eval.probes.serving.worker import commands, private_stdout, say
+from sage_eval.probes.orders import commands, private_stdout, say
 
 
 def main() -> None:

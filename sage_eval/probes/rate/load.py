@@ -114,7 +114,7 @@ def sent(arrivals: Sequence[float]) -> float:
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
-    """mean and p50 of `values`, p95 and p99 where there are enough; empty without any."""
+    """Mean and p50 of `values`, p95 and p99 where there are enough; empty without any."""
     if not values:
         return {}
     p50, p95, p99 = np.quantile(values, (0.5, 0.95, 0.99))

@@ -8,6 +8,7 @@ from statistics import median
 
 from sage_eval.engine.options import ArmOptions
 from sage_eval.errors import EngineError, SageEvalError
+from sage_eval.probes import gpu
 from sage_eval.probes.arms import BenchArm, role
 from sage_eval.probes.rate import record
 from sage_eval.probes.rate.client import Generator, Server
@@ -15,8 +16,7 @@ from sage_eval.probes.rate.load import Load
 from sage_eval.probes.rate.plan import Plan
 from sage_eval.probes.rate.record import ArmRecord, Block, Record, Result, label
 from sage_eval.probes.rate.words import write_words
-from sage_eval.probes.serving import gpu
-from sage_eval.probes.serving.plan import vocabulary
+from sage_eval.probes.shape import vocabulary
 
 Say = Callable[[str], None]
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from sage_eval.errors import UsageError
+from sage_eval.probes import gpu
 from sage_eval.probes.arms import parse_arms
 from sage_eval.probes.rate import record
 from sage_eval.probes.rate.measure import Measurement
 from sage_eval.probes.rate.plan import make_plan
 from sage_eval.probes.rate.record import RATE, Record
-from sage_eval.probes.serving import gpu
-from sage_eval.probes.serving.shape import describe, write_shape
+from sage_eval.probes.shape import describe, write_shape
 from sage_eval.runs.manifest import devices, find_model, host, versions
 
 

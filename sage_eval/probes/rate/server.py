@@ -12,7 +12,7 @@ from typing import Any
 
 from sage_eval.engine.options import ArmOptions
 from sage_eval.errors import SageEvalError
-from sage_eval.probes.serving.worker import commands, private_stdout, say
+from sage_eval.probes.orders import commands, private_stdout, say
 
 HOST = "127.0.0.1"
 

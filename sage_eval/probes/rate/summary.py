@@ -9,7 +9,7 @@ import numpy as np
 from sage_eval.probes.rate.load import known, quantiles, sent
 from sage_eval.probes.rate.record import Block, Record, Result
 from sage_eval.probes.rate.steady import growth, kept
-from sage_eval.probes.serving.summary import ratio
+from sage_eval.probes.ratio import ratio
 
 
 def summarise(record: Record) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from sage_eval.errors import UsageError
+from sage_eval.probes.bench_flags import Arms, Model, ModelArgs, Shape, Shared
 from sage_eval.probes.flags import DataDir, Json, pairs, say
-from sage_eval.probes.serving.command import Arms, Model, ModelArgs, Shape, Shared
 
 PARTS = ("evaluation", "rate", "client")
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
@@ -59,7 +59,7 @@ def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
     from sage_eval.probes.scoring import columns, table
     from sage_eval.probes.scoring import tokenizer as tokenizers
     from sage_eval.probes.scoring.run import Plan, bench
-    from sage_eval.probes.serving.shape import write_shape
+    from sage_eval.probes.shape import write_shape
     from sage_eval.runs.manifest import find_model
 
     if (model is None) == (shape is None):

@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict
 from sage_eval.attention.source import source_hash
 from sage_eval.engine.options import ArmOptions
 from sage_eval.errors import SageEvalError, UsageError
+from sage_eval.probes import gpu
 from sage_eval.probes.arms import BenchArm
+from sage_eval.probes.client import Worker
 from sage_eval.probes.scoring import agreement, columns, record, tokenizer
 from sage_eval.probes.scoring.record import SCORING, Client, Column, Part, Rate, Record, Round, Task
-from sage_eval.probes.serving import gpu
-from sage_eval.probes.serving.client import Worker
-from sage_eval.probes.serving.shape import describe
+from sage_eval.probes.shape import describe
 from sage_eval.runs.files import write_json
 from sage_eval.runs.manifest import devices, host, versions
 

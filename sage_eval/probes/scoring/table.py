@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from sage_eval.probes.scoring.agreement import GENERATED, NEAR, PERPLEXITY
+from sage_eval.probes.scoring.agreement import GENERATED, MEAN, NEAR, PERPLEXITY
 from sage_eval.probes.scoring.columns import OURS
 from sage_eval.probes.scoring.record import Client, Column, Record, Task
 
@@ -17,10 +17,10 @@ HOW = (
 )
 RULE = (
     "Answers must be the `reference`'s: another choice only where the reference's lead over it is under "
-    f"{NEAR[16]:g} nats, what 16-bit numbers round by ({NEAR[32]:g} in float32), and log-probabilities no further "
-    f"apart on average; perplexities within {PERPLEXITY:.1%}; of {GENERATED} generated answers one may be right in one "
-    "column only, in 16 bits one in any case. `turned` counts other choices and texts; `mean Δ logprob` is in nats a "
-    "request."
+    f"{NEAR[16]:g} nats, what 16-bit numbers round by ({NEAR[32]:g} in float32), and log-probabilities within "
+    f"{MEAN[16]:g} nats on average ({MEAN[32]:g}); perplexities within {PERPLEXITY:.1%}; scores of generated answers "
+    f"within one item in {GENERATED}, in 16 bits within one in any case. `turned` counts other choices and texts; "
+    "`mean Δ logprob` is in nats a request."
 )
 UNCOMPARED = "The scores of random weights mean nothing and are not compared."
 

@@ -9,7 +9,7 @@ import traceback
 from typing import Any
 
 from sage_eval.errors import SageEvalError
-from sage_eval.probes.serving.worker import commands, private_stdout, say
+from sage_eval.probes.orders import commands, private_stdout, say
 
 
 class _Model:
@@ -53,7 +53,7 @@ class _Rated:
         self._arm = open_arm(ArmOptions.from_arguments(order["model"], **order["arguments"]))
 
     def told(self) -> dict[str, Any]:
-        from sage_eval.probes.serving.worker import told
+        from sage_eval.probes.told import told
 
         return {"engine": told(self._arm.info())}
 

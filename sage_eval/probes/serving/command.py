@@ -8,25 +8,29 @@ from typing import Annotated, Any
 import typer
 
 from sage_eval.errors import UsageError
+from sage_eval.probes.bench_flags import (
+    Arms,
+    Baseline,
+    Chunk,
+    LoadFormat,
+    Model,
+    ModelArgs,
+    Resident,
+    Shape,
+    Shared,
+    Total,
+)
+from sage_eval.probes.flags import Json, pairs, say
 
-Model = Annotated[str | None, typer.Argument(help="model folder or hub id; only its config.json is needed for speed")]
-Arms = Annotated[
-    str, typer.Option(help="BACKEND or PREFILL+DECODE, settings after a colon: fa3,sage_attn+fa3:variant=int8-fp8")
-]
-Baseline = Annotated[str | None, typer.Option(help="the arm to compare with [default: the first]")]
-Shape = Annotated[str | None, typer.Option(help="random weights of a published shape: llama-3.1-8b, llama-3.1-70b")]
 Lengths = Annotated[str, typer.Option(help="input tokens, separated by commas")]
-Resident = Annotated[int | None, typer.Option(min=1, help="engines on the GPU at once [default: as many as fit]")]
-Chunk = Annotated[int | None, typer.Option(help="chunked_prefill_size [default: SGLang's own]")]
-LoadFormat = Annotated[
-    str | None, typer.Option(help="SGLang's load_format [default: dummy where there are no weights]")
+Longest = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        help="skip what would take more seconds in one run; after ten times as many and 600 an answer is given up",
+    ),
 ]
-ModelArgs = Annotated[list[str] | None, typer.Option(help="name=value,… for all arms: any argument of SGLang's engine")]
-Total = Annotated[float | None, typer.Option(help="seconds for all, engine starts included; the same command goes on")]
-Longest = Annotated[float, typer.Option(min=0.1, help="skip what would take longer than this many seconds in one run")]
 Output = Annotated[Path | None, typer.Option(help="run folder [default: results/serving-MODEL or memory-MODEL]")]
-Shared = Annotated[bool, typer.Option("--shared-gpu", help="measure although another process is on the GPU")]
-Json = Annotated[bool, typer.Option("--json", help="print the record instead of tables")]
 
 
 def serving(  # noqa: PLR0913, PLR0917 - one parameter a flag
@@ -100,26 +104,17 @@ def memory(  # noqa: PLR0913, PLR0917 - one parameter a flag
 def _run(kind: Any, model: str | None, arms: str, *, json: bool, **options: Any) -> None:
     import shlex
 
-    from sage_eval.config import parse_pairs
     from sage_eval.probes.serving.run import bench
     from sage_eval.probes.serving.table import render
 
-    try:
-        options["model_args"] = parse_pairs(options["model_args"] or [])
-    except ValueError as error:
-        raise UsageError(f"--model-args: {error}") from None
+    options["model_args"] = pairs("model-args", options["model_args"])
     if options["load_format"] is None:
         del options["load_format"]
     command = shlex.join(["sage-eval", *sys.argv[1:]])
-    found, folder = bench(kind, model, arms, command=command, say=_say, **options)
+    found, folder = bench(kind, model, arms, command=command, say=say, **options)
     typer.echo(encoder.dumps(found.model_dump(mode="json"), indent=1) if json else render(found), nl=json)
-    _say(f"run folder: {folder}")
+    say(f"run folder: {folder}")
     raise typer.Exit(1 if any(arm.error for arm in found.arms.values()) else 0)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -5,20 +5,40 @@ from pathlib import Path
 from typing import Any
 
 from sage_eval.errors import SageEvalError
+from sage_eval.probes import gpu
 from sage_eval.probes.arms import BenchArm
-from sage_eval.probes.serving import gpu
-from sage_eval.probes.serving.client import Worker
-from sage_eval.probes.serving.plan import Plan, vocabulary
+from sage_eval.probes.client import Worker
+from sage_eval.probes.serving.budget import Budget
+from sage_eval.probes.serving.plan import Plan
 from sage_eval.probes.serving.record import ArmRecord, Record
+from sage_eval.probes.shape import vocabulary
 
 Say = Callable[[str], None]
+ALLOWANCE = 600.0
+"""Seconds in which any command must be answered: kernels are compiled and traces written in them, beside the run."""
+SLOWER = 10.0
+"""A run may take so many times as long as the longest that is asked for: not every one is predicted."""
+
+
+def open_worker(name: str, order: dict[str, Any], folder: Path) -> Worker:
+    """Begin the process of an arm, whose log goes to `folder`."""
+    return Worker(name, order, folder, "sage_eval.probes.serving.worker")
 
 
 class Engines:
-    """Arms by name. `start` begins an arm's process, whose log goes to `folder`."""
+    """Arms by name. `start` begins an arm's process, as `open_worker` does; their logs go to `folder`."""
 
-    def __init__(self, plan: Plan, into: Record, folder: Path, say: Say, start: Callable[..., Worker] = Worker) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        into: Record,
+        folder: Path,
+        say: Say,
+        budget: Budget,
+        start: Callable[..., Worker] = open_worker,
+    ) -> None:
         self._plan, self._record, self._folder, self._say, self._begin = plan, into, folder, say, start
+        self._budget = budget
         self._vocabulary = vocabulary(into.model)
         self._workers: dict[str, Worker] = {}
         self._covered: dict[str, dict[str, float]] = {}
@@ -49,12 +69,16 @@ class Engines:
         """End every engine but those of `names`."""
         for name in [name for name in self._workers if name not in names]:
             self._workers[name].dismiss()
-            self._close(name)
+            self.end(name)
+
+    def end(self, name: str) -> None:
+        """End an arm's engine, which is not used any more."""
+        self._workers.pop(name).close()
 
     def close(self) -> None:
         """End them all."""
         for name in list(self._workers):
-            self._close(name)
+            self.end(name)
 
     def dismiss(self) -> None:
         """Let them all end by themselves; `close` then waits for them."""
@@ -70,15 +94,16 @@ class Engines:
         except SageEvalError as error:
             self._say(str(error))
             self._record.arms[name].error = str(error)
-            self._close(name)
+            self.end(name)
 
     def ask(self, worker: Worker, do: str, **command: Any) -> dict[str, Any]:
-        """The answer to a command that makes prompts."""
-        return worker.ask(do, vocabulary=self._vocabulary, **command)
+        """The answer to a command; `EngineError` where it takes longer than --longest and the rest of --total allow."""
+        within = ALLOWANCE + min(SLOWER * self._plan.longest, max(0.0, self._budget.left()))
+        return worker.ask(do, within=within, vocabulary=self._vocabulary, **command)
 
     def note_coverage(self, worker: Worker) -> None:
         """Put into the record which kernels computed how many tokens so far."""
-        earlier, now = self._covered[worker.name], worker.ask("coverage")["coverage"]
+        earlier, now = self._covered[worker.name], self.ask(worker, "coverage")["coverage"]
         totals = {kernel: round(earlier.get(kernel, 0) + now.get(kernel, 0)) for kernel in {*earlier, *now}}
         self._record.arms[worker.name].coverage = dict(sorted(totals.items()))
 
@@ -110,13 +135,10 @@ class Engines:
             return
         reserved: list[int] = []
         for name in list(self._workers):
-            self.guarded(name, lambda worker: reserved.append(worker.ask("memory")["memory"].get("reserved", 0)))
+            self.guarded(name, lambda worker: reserved.append(self.ask(worker, "memory")["memory"].get("reserved", 0)))
         beyond = max(0, self._free - free - sum(reserved)) // max(1, len(reserved))
         for name in self._workers:
             self._record.arms[name].memory |= {"device_free": self._free, "beyond_torch": beyond}
-
-    def _close(self, name: str) -> None:
-        self._workers.pop(name).close()
 
 
 def _free_bytes() -> int | None:

@@ -7,15 +7,19 @@ from functools import partial
 from pathlib import Path
 
 from sage_eval.errors import SageEvalError
+from sage_eval.probes import gpu
 from sage_eval.probes.arms import BenchArm
-from sage_eval.probes.serving import gpu, record
-from sage_eval.probes.serving.client import Worker
-from sage_eval.probes.serving.engines import Engines, Say
+from sage_eval.probes.client import Worker
+from sage_eval.probes.serving import record
+from sage_eval.probes.serving.budget import Budget
+from sage_eval.probes.serving.engines import Engines, Say, open_worker
 from sage_eval.probes.serving.plan import Plan
 from sage_eval.probes.serving.record import Block, Cell, Profile, Record, Result
 from sage_eval.probes.serving.scaling import predict, predict_mix
 
 MAX_ROUNDS = 200
+PROFILE_COST = 4.0
+"""A profile takes so many times as long as its run, roughly: it may be repeated without graphs, and traces are read."""
 WARM_SHARE = 0.2
 """Of a cell's seconds: where every arm's first run takes longer, it is not thrown away as a warm-up.
 
@@ -32,11 +36,12 @@ class Measurement:
         into: Record,
         path: Path,
         say: Say,
-        start: Callable[..., Worker] = Worker,
+        start: Callable[..., Worker] = open_worker,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.plan, self.record, self.path, self.say = plan, into, path, say
-        self._engines = Engines(plan, into, path.parent / "logs", say, start)
-        self._end = time.monotonic() + plan.total if plan.total else float("inf")
+        self._budget = Budget(plan.total, clock)
+        self._engines = Engines(plan, into, path.parent / "logs", say, self._budget, start)
 
     def run(self) -> None:
         """Measure what is not in the record yet. Engines are closed however this ends."""
@@ -88,7 +93,7 @@ class Measurement:
 
     def _start(self, arms: Sequence[BenchArm]) -> bool:
         """Start those of `arms` that are not up; False where the time is over."""
-        if time.monotonic() >= self._end:
+        if not self._budget.fits(0.0):
             self.say(f"the {self.plan.total:g} s are over: repeat to go on")
             return False
         new = [arm for arm in arms if arm.name not in self._engines]
@@ -104,7 +109,7 @@ class Measurement:
         """Fill one block. `arms` take turns, and each round begins with the next of them."""
         before = gpu.state()
         results: dict[str, Result] = {}
-        started = time.monotonic()
+        started = self._budget.now()
         for name in arms:
             self._engines.guarded(name, lambda worker: results.update({worker.name: self._first(worker, cell)}))
         firsts = [result.warm_up or 0.0 for result in results.values()]
@@ -114,16 +119,16 @@ class Measurement:
             }
         rounds, longest = 0, len(firsts) * min(firsts, default=0.0)
         while rounds < MAX_ROUNDS and self.plan.seconds:
-            begun = time.monotonic()
+            begun = self._budget.now()
             names = [name for name in arms if name in results and name in self._engines]
             # Always one round of what has no timed run yet.
             due = [name for name in names if len(results[name].seconds) <= rounds]
-            late = begun - started + longest > self.plan.seconds or begun + longest > self._end
+            late = begun - started + longest > self.plan.seconds or not self._budget.fits(longest)
             if not names or (rounds and late):
                 break
             for name in _rotated(due, rounds):
                 self._engines.guarded(name, partial(self._round, cell=cell, round_=rounds, into=results))
-            longest, rounds = max(longest, time.monotonic() - begun), rounds + 1
+            longest, rounds = max(longest, self._budget.now() - begun), rounds + 1
         if not self.plan.seconds:  # memory alone was asked for
             results = {name: Result(seconds=[r.warm_up or 0.0], memory=r.memory) for name, r in results.items()}
         results = {name: result for name, result in results.items() if result.seconds}
@@ -143,16 +148,16 @@ class Measurement:
             self._engines.guarded(name, self._engines.note_coverage)
         record.write(self.path, self.record)
         best = ", ".join(f"{name} {min(result.seconds) * 1e3:,.1f} ms" for name, result in results.items())
-        self.say(f"{cell.name}: {best} ({rounds} rounds, {time.monotonic() - started:.1f} s)")
+        self.say(f"{cell.name}: {best} ({rounds} rounds, {self._budget.now() - started:.1f} s)")
 
     def _round(self, worker: Worker, cell: Cell, round_: int, into: dict[str, Result]) -> None:
         into[worker.name].seconds.append(self._time(worker, cell, round_))
 
     def _first(self, worker: Worker, cell: Cell) -> Result:
         """The first run of a cell, with the memory it took."""
-        rest = worker.ask("memory")["memory"]
+        rest = self._engines.ask(worker, "memory")["memory"]
         seconds = self._time(worker, cell, 0)
-        peak = worker.ask("memory")["memory"]
+        peak = self._engines.ask(worker, "memory")["memory"]
         memory = {f"before_{name}": rest[name] for name in ("allocated", "reserved", "rss") if name in rest}
         memory |= {name: value for name, value in peak.items() if name.startswith("peak_")}
         return Result(seconds=[], warm_up=seconds, memory=memory)
@@ -169,7 +174,9 @@ class Measurement:
         """Profile the cells of an arm whose timing is over; False where the time is."""
         try:
             for cell, seconds in self._unprofiled(name).items():
-                if time.monotonic() + seconds >= self._end:
+                if name not in self._engines:
+                    break
+                if not self._budget.fits(PROFILE_COST * seconds):
                     self.say(f"the profile of {cell.name} does not fit into the {self.plan.total:g} s: repeat to go on")
                     return False
                 self._engines.guarded(name, partial(self._profile_cell, cell=cell))
@@ -178,8 +185,14 @@ class Measurement:
             record.write(self.path, self.record)
 
     def _profile_cell(self, worker: Worker, cell: Cell) -> None:
+        """Add a profile to the record. An engine that fails meanwhile is ended; its arm has not failed: it is timed."""
         command = self.plan.profiled_command(cell) | {"seed": self._seed(cell, 0), "kind": cell.kind}
-        profile = Profile(arm=worker.name, cell=cell, **self._engines.ask(worker, "profile", **command))
+        try:
+            found = self._engines.ask(worker, "profile", **command)["profile"]
+        except SageEvalError as error:
+            self._engines.end(worker.name)
+            found = {"error": str(error)}
+        profile = Profile(arm=worker.name, cell=cell, **found)
         self.record.profiles.append(profile)
         self.say(f"{cell.name}: {worker.name} profiled" + (f" in vain: {profile.error}" if profile.error else ""))
 
@@ -218,7 +231,7 @@ class Measurement:
 
     def _fits(self, cell: Cell, names: Sequence[str]) -> bool:
         expected = sum(self._predicted(name, cell) or 0.0 for name in names)
-        return time.monotonic() + expected < self._end
+        return self._budget.fits(expected)
 
 
 def _rotated(names: list[str], by: int) -> list[str]:

@@ -2,18 +2,22 @@
 
 from typing import Any
 
-from sage_eval.probes.serving.capacity import largest, per_token
+from sage_eval.probes.serving.capacity import Largest, largest, per_token
 from sage_eval.probes.serving.record import Record
 
 SAME_CACHE = (
     "The KV cache takes the same bytes a token in every arm: SageAttention does not shrink it. It quantises K and V "
-    "for the time of a kernel, and what that takes is the transient memory above."
+    "for the time of a kernel, and holds those copies meanwhile."
+)
+PEAK = (
+    "*Transient* is a prefill's peak above rest, not an arm's own copies: where another layer needs more than the "
+    "attention does, copies of K and V hide under that peak, and no difference here does not mean that there are none."
 )
 FORMULA = (
     "Derived, not run: the most tokens n of one sequence for which *at rest* + *transient*(n) + n × *bytes a token* is "
     "not more than *free*. *At rest* is weights, graphs, buffers, and CUDA's own; *free* is the device's before any "
-    "engine; *transient* is a prefill's peak above rest, on straight lines through the measured lengths. Fragments of "
-    "PyTorch's allocator are not counted."
+    "engine; *transient* is a prefill's peak above rest, on straight lines through the measured lengths, and beyond "
+    "them only where two of them fill a chunk of the prefill. Fragments of PyTorch's allocator are not counted."
 )
 
 
@@ -62,6 +66,7 @@ def _transients(record: Record) -> str:
         extra = "–" if row["extra"] is None else f"{row['extra'] / 2**20:+,.1f}"
         values = " | ".join(_mib(row.get(name)) for name in names)
         lines.append(f"| {row['size']:,} | `{row['arm']}` | {values} | {_mib(row['transient'])} | {extra} |")
+    lines.append("\n" + PEAK)
     if not device:
         lines.append("\nWithout a GPU these are resident bytes of the scheduler process, which hold more than tensors.")
     return "\n".join(lines)
@@ -78,10 +83,16 @@ def _largest(record: Record) -> str:
     ]
     for name, limit in found.items():
         sizes = " | ".join(map(_mib, (limit.free, limit.resting, limit.transient)))
-        beyond = f", extrapolated beyond {limit.measured:,} tokens" if limit.tokens > limit.measured else ""
-        bound = "the model's longest sequence" if limit.bound == "model" else "the card's memory"
-        lines.append(f"| `{name}` | {sizes} | {limit.per_token:,} | {limit.tokens:,} | {bound}{beyond} |")
+        tokens = "–" if limit.tokens is None else f"{limit.tokens:,}"
+        lines.append(f"| `{name}` | {sizes} | {limit.per_token:,} | {tokens} | {_bound(limit)} |")
     return "\n".join([*lines, "\n" + FORMULA])
+
+
+def _bound(limit: Largest) -> str:
+    if limit.tokens is None:
+        return f"not derived: no two prompts of a whole chunk were measured, the longest has {limit.measured:,} tokens"
+    bound = "the model's longest sequence" if limit.bound == "model" else "the card's memory"
+    return bound + (f", extrapolated beyond {limit.measured:,} tokens" if limit.tokens > limit.measured else "")
 
 
 def _peaks(record: Record) -> list[dict[str, Any]]:

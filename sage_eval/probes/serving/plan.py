@@ -11,7 +11,7 @@ from sage_eval.probes.arms import BenchArm
 from sage_eval.probes.residents import fitting, groups
 from sage_eval.probes.serving import mix
 from sage_eval.probes.serving.record import Cell
-from sage_eval.probes.serving.shape import describe
+from sage_eval.probes.shape import describe
 
 LENGTHS = (128, 1024, 4096, 8192, 32768, 131072)
 BATCHES = (1, 8, 32, 128)
@@ -161,15 +161,3 @@ def make_plan(model: Path, arms: Sequence[BenchArm], baseline: str | None, **opt
         options[name] = tuple(sorted(set(options.get(name, ()))))
     positions = describe(model).get("max_position_embeddings")
     return Plan(model=model, arms=tuple(arms), baseline=baseline or names[0], positions=positions, **options)
-
-
-def vocabulary(sizes: dict[str, Any]) -> int:
-    """Token ids to draw from."""
-    if "vocab_size" not in sizes:
-        raise UsageError("the model's config.json has no vocab_size: a language model is needed")
-    return int(sizes["vocab_size"])
-
-
-def sizes_of(model: Path) -> dict[str, Any]:
-    """`shape.describe`, for the record."""
-    return describe(model)

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from sage_eval.engine.local import LocalEngine
-from sage_eval.errors import DataError, EngineError
-from sage_eval.probes.scheduler_profile import EAGER, SERVED
+from sage_eval.engine.scheduler_profile import EAGER, SERVED
+from sage_eval.errors import DataError
 from sage_eval.probes.serving import trace
 from sage_eval.probes.serving.shares import TOLERATED, Kind, learn, times, unplaced
 
 
 def profile(engine: LocalEngine, kind: Kind, run: Callable[[], object]) -> dict[str, Any]:
-    """`times` of one `run`, as `record.Times` has them, or `error`.
+    """`times` of one `run`, as `record.Times` has them, or `error` where the trace tells nothing.
 
     Where the device replayed graphs, a second run without them shows which kernels belong to which layers.
+    `EngineError` where the engine failed.
     """
     try:
         served = _traced(engine, SERVED, run)
@@ -23,7 +24,7 @@ def profile(engine: LocalEngine, kind: Kind, run: Callable[[], object]) -> dict[
         if unplaced(served, kind) > TOLERATED:
             learned = learn(_traced(engine, EAGER, run), kind)
         return {"times": times(served, kind, learned).model_dump()}
-    except (DataError, EngineError) as error:  # everything timed is done: no reason to lose the arm
+    except DataError as error:
         return {"error": str(error)}
 
 

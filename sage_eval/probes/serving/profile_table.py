@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence
 
-from sage_eval.probes.serving.record import Kernel, Profile, Record, Times
+from sage_eval.probes.serving.record import Cell, Kernel, Profile, Record, Times
 
 PARTS = {
     "attention": "attention", "products": "matrix products", "other": "everything else", "idle": "idle",
 }  # fmt: skip
 MEANING = (
-    "One profiled run of each, after all timed ones. Profiling lengthens the gaps: compare shares with one another, "
-    "and times with those of the tables above. Prefill: a whole run, from its first kernel to its last; decode: one "
-    "step. *Attention* is all that was launched inside SGLang's attention layer, with the quantisation; *matrix "
-    "products* are the linear layers and the LM head; *idle* is the GPU waiting."
+    "One profiled run of each, after all timed ones. Prefill: a whole run, from its first kernel to its last; decode: "
+    "one step. *Attention* is all that was launched inside SGLang's attention layer, with the quantisation; *matrix "
+    "products* are the linear layers and the LM head; *idle* is the GPU waiting. A profiled run is slower than a timed "
+    "one, as launching takes longer and the gaps grow: *idle, timed* is 1 − the busy time / the p50 of the tables "
+    "above, which for a prefill is from the request to its answer; 0% where the busy time is no shorter."
 )
-ON_CPU = " There is no GPU here: times are those of PyTorch's operations, and *idle* is between them."
+ON_CPU = (
+    " There is no GPU here: times are those of PyTorch's operations, which the profiler lengthens too, and *idle* is "
+    "between them."
+)
 BY_NAME = (
     "Some kernels were replayed by a CUDA graph, which launches them as a whole: they found their part by their names, "
     "as seen under the layers when the same arm ran without graphs ({arms})."
@@ -29,10 +33,11 @@ def profiles(record: Record) -> str:
     failed = [f"`{p.arm}` in {p.cell.name}: not profiled, {p.error}" for p in _sorted(record) if p.error]
     if not found and not failed:
         return ""
+    timed = _timed(record)
     bases = {profile.cell: times for profile, times in found if profile.arm == record.baseline}
     lines = [
-        f"| work | arm | {' | '.join(PARTS.values())} | attention, ms | × baseline | all, ms |",
-        "|---" * (5 + len(PARTS)) + "|",
+        f"| work | arm | {' | '.join(PARTS.values())} | idle, timed | attention, ms | × baseline | all, ms |",
+        "|---" * (6 + len(PARTS)) + "|",
     ]
     for profile, times in found:
         whole = sum(times.seconds.values())
@@ -42,11 +47,26 @@ def profiles(record: Record) -> str:
         ratio = "–" if not base or not own or profile.arm == record.baseline else f"{base / own:.2f}"
         lines.append(
             f"| {profile.cell.kind}, {profile.cell.size:,} | `{profile.arm}` | {shares} "
+            f"| {_idle(times, timed.get((profile.arm, profile.cell)))} "
             f"| {own * 1e3:,.3f} | {ratio} | {whole * 1e3:,.2f} |"
         )
     meaning = MEANING + ("" if any("allocated" in arm.memory for arm in record.arms.values()) else ON_CPU)
     table = ["\n".join(lines), meaning] if found else []
     return "\n\n".join(["## Where the time goes", *table, *_named(found), *_kernels(found), *failed])
+
+
+def _timed(record: Record) -> dict[tuple[str, Cell], float]:
+    """The p50 of each arm in each cell, in seconds, as the tables of times show it."""
+    rows = record.summary.get("rows", [])
+    return {(row["arm"], Cell(kind=row["kind"], size=row["size"])): row["seconds"]["p50"] for row in rows}
+
+
+def _idle(times: Times, timed: float | None) -> str:
+    """The share of a timed run in which the device had nothing to do, if it was as busy then as under the profiler."""
+    if timed is None:
+        return "–"
+    busy = sum(seconds for part, seconds in times.seconds.items() if part != "idle")
+    return f"{max(0.0, 1 - busy / timed):.0%}"
 
 
 def _sorted(record: Record) -> list[Profile]:

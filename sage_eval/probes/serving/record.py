@@ -122,6 +122,8 @@ class Record(_Model):
     versions: dict[str, str]
     host: dict[str, Any]
     devices: list[dict[str, Any]]
+    code: str | None = None
+    """`attention.source.source_hash()`; None in files of before it was noted."""
     arms: dict[str, ArmRecord] = Field(default_factory=dict)
     blocks: list[Block] = Field(default_factory=list)
     profiles: list[Profile] = Field(default_factory=list)
@@ -157,14 +159,15 @@ def read(path: Path) -> Record:
 def resume(path: Path, new: Record) -> Record:
     """The record to go on with: `new`, or what `path` holds already of the same measurement.
 
-    Raises `UsageError` where the file is of another model, machine or settings: its numbers would not compare.
+    Raises `UsageError` where the file is of another model, machine, settings or attention code, or does not say of
+    which code: its numbers would not compare.
     """
     if not path.exists():
         return new
     old = read(path)
     # What an earlier version did not note of the model is no difference.
     old.model = {**{name: value for name, value in new.model.items() if name not in old.model}, **old.model}
-    for name in ("kind", "model", "settings", "devices", "versions"):
+    for name in ("kind", "model", "settings", "devices", "versions", "code"):
         before, now = getattr(old, name), getattr(new, name)
         if before != now:
             raise UsageError(f"{path} was measured with another {_difference(name, before, now)}: choose --output")

@@ -5,13 +5,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from sage_eval.attention.source import source_hash
 from sage_eval.errors import UsageError
+from sage_eval.probes import gpu
 from sage_eval.probes.arms import parse_arms
-from sage_eval.probes.serving import gpu, record
+from sage_eval.probes.serving import record
 from sage_eval.probes.serving.measure import Measurement
 from sage_eval.probes.serving.plan import make_plan
 from sage_eval.probes.serving.record import MEMORY, SERVING, Record
-from sage_eval.probes.serving.shape import describe, write_shape
+from sage_eval.probes.shape import describe, write_shape
 from sage_eval.runs.manifest import devices, find_model, host, versions
 
 FILES = {"serving": SERVING, "memory": MEMORY}
@@ -60,6 +62,7 @@ def bench(
             versions=versions(),
             host=host(),
             devices=devices(),
+            code=source_hash(),
         ),
     )
     Measurement(plan, into, path, say).run()

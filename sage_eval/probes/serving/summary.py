@@ -4,35 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from sage_eval.probes.ratio import ratio
 from sage_eval.probes.serving.record import Block, Cell, Record, Result
 from sage_eval.probes.serving.scaling import quadratic_share
-from sage_eval.statistics.estimate import MIN_UNITS
-from sage_eval.statistics.resampling import bootstrap
 
 CLASSES = (("small", 1024, 0, 4096), ("medium", 8192, 4096, 32768), ("large", 32768, 32768, 1 << 40))
 """Name, the size it is measured at if possible, and the sizes (from, up to but not including) that belong to it."""
-
-
-def ratio(baseline: list[float], candidate: list[float], *, paired: bool) -> dict[str, Any]:
-    """How many times as fast the candidate is: median baseline seconds / median candidate seconds.
-
-    The interval (95 %) resamples rounds jointly. With fewer rounds than that takes it is the least and the greatest
-    ratio of a round, and `method` says so; runs that were not interleaved get none, for the card drifts between them.
-    """
-    rounds = min(len(baseline), len(candidate)) if paired else len(candidate)
-    base, cand = np.asarray(baseline), np.asarray(candidate)
-    if not paired:
-        value = float(np.median(base) / np.median(cand))
-        return {"value": value, "low": None, "high": None, "rounds": rounds, "method": "not interleaved"}
-    base, cand = base[:rounds], cand[:rounds]
-    if rounds == 1:
-        return {"value": float(base[0] / cand[0]), "low": None, "high": None, "rounds": 1, "method": "one round"}
-    if rounds < MIN_UNITS:
-        each = base / cand
-        value, low, high = float(np.median(base) / np.median(cand)), float(each.min()), float(each.max())
-        return {"value": value, "low": low, "high": high, "rounds": rounds, "method": f"range of {rounds} rounds"}
-    found = bootstrap(lambda b, c: np.median(b) / np.median(c), base, cand)
-    return {"value": found.value, "low": found.low, "high": found.high, "rounds": rounds, "method": found.method}
 
 
 def row(block: Block, arm: str, baseline: str) -> dict[str, Any]:
@@ -62,8 +39,10 @@ def _tokens(block: Block) -> int:
 
 
 def compare(block: Block, base: Result, result: Result) -> dict[str, Any]:
-    """The ratio of two arms of one block."""
-    return ratio(base.seconds, result.seconds, paired=block.interleaved)
+    """The ratio of two arms of one block, and `baseline`: the median seconds of the baseline's runs that it is of."""
+    found = ratio(base.seconds, result.seconds, paired=block.interleaved)
+    paired = base.seconds[: found["rounds"]] if block.interleaved else base.seconds
+    return found | {"baseline": float(np.median(paired))}
 
 
 def summarise(record: Record) -> dict[str, Any]:

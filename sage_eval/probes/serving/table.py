@@ -73,7 +73,7 @@ def _speed(record: Record, kind: str) -> str:
         named = f"{row['size']:,}" + (f" × {row['requests']}" if kind == "packed" else "")
         lines.append(
             f"| {named} | `{row['arm']}` | {p50} ({p20}–{p80}) | {row['tokens_per_second']:,.0f} "
-            f"| {_ratio(row['ratio'])} | {row['rounds']} |" + f" {row.get('quadratic_share', 0):.0%} |" * shares
+            f"| {_ratio(row['ratio'])} | {row['rounds']} |" + f" {_share(row)} |" * shares
         )
     if kind == "mixed":
         work = {(b.requests, b.tokens, b.new_tokens) for b in record.blocks if b.cell.kind == kind}
@@ -90,10 +90,15 @@ def _speed(record: Record, kind: str) -> str:
 def _ratio(found: dict[str, Any] | None) -> str:
     if not found:
         return "–"
+    base = f" of {found['baseline'] * 1e3:,.2f}" if "baseline" in found else ""
     if found["low"] is None:
-        return f"{found['value']:.3f} ({found['method']})"
+        return f"{found['value']:.3f} ({found['method']}){base}"
     sign = "" if found["method"].startswith("bootstrap") else "*"
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]{sign}"
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]{sign}{base}"
+
+
+def _share(row: dict[str, Any]) -> str:
+    return f"{row['quadratic_share']:.0%}" if "quadratic_share" in row else "–"
 
 
 def _notes(record: Record) -> str:
@@ -103,7 +108,8 @@ def _notes(record: Record) -> str:
         "Decode is from the last sequence's first token to the last token, divided by the steps. The first run of a "
         "cell is a warm-up, except where it is long.",
         "Arms took turns round by round where they have an interval: 95 %, by bootstrap over rounds; marked *, too few "
-        "rounds for that, the least and the greatest ratio of a round. "
+        "rounds for that, the least and the greatest ratio of a round. *Of* is the p50, in ms, of the baseline's runs "
+        "that the ratio is of; its row shows its last runs, which may have been beside another arm. "
         "The quadratic part is the share of the time that grows with the square of the length, from a fit over the "
         "lengths: about what attention takes"
         + ("; *Where the time goes* has what a profiler saw." if record.profiles else ", no run having been profiled."),

@@ -8,12 +8,13 @@ outermost ones, and each is its own launch. All times are microseconds since som
 import bisect
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from sage_eval.engine.scheduler_profile import ATTENTION, LINEAR
 from sage_eval.errors import DataError
-from sage_eval.probes.scheduler_profile import ATTENTION, LINEAR
 
 Event = dict[str, Any]
 
@@ -27,7 +28,11 @@ _PREFILL, _DECODE = "step[EXTEND", "step[DECODE"
 
 
 class Spans:
-    """Stretches of time, overlapping or not; `moment in spans`."""
+    """Stretches of time, overlapping or not; `moment in spans`.
+
+    Threads need not be told apart: PyTorch's profiler records ranges and operations of the thread that started it
+    alone, and that is the one from which SGLang's scheduler launches the whole forward pass.
+    """
 
     def __init__(self, spans: Iterable[tuple[float, float]]) -> None:
         merged: list[list[float]] = []
@@ -68,12 +73,15 @@ class Trace(NamedTuple):
 
 
 def read(folder: Path, label: str, *, gpu: bool) -> Trace:
-    """The trace of the first rank that a profile with `label` left in `folder`. `DataError` where there is none."""
+    """The trace of the first rank that a profile with `label` left in `folder`. `DataError` where it tells nothing."""
     files = sorted(folder.glob(f"{label}-*TP-0*.trace.json.gz"))
     if not files:
         raise DataError("the profiler left no trace")
-    with gzip.open(files[-1]) as file:
-        return parse(json.load(file)["traceEvents"], gpu=gpu)
+    try:
+        with gzip.open(files[-1]) as file:
+            return parse(json.load(file)["traceEvents"], gpu=gpu)
+    except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"the profiler's trace is damaged ({error!r})") from error
 
 
 def parse(events: Iterable[Event], *, gpu: bool) -> Trace:
@@ -100,20 +108,23 @@ def parse(events: Iterable[Event], *, gpu: bool) -> Trace:
 def window(trace: Trace, kind: Literal["prefill", "decode"]) -> tuple[list[Work], int]:
     """What was launched for a prefill, or for some decode steps and how many; by the launch, as launches run ahead.
 
-    A prefill ends where SGLang begins a decode step, which it does even if one token was asked for. The first decode
-    step is left out, as it waits for the prefill, and the last one begun, as its end is not known. `DataError` where
-    nothing is left.
+    A prefill ends where SGLang begins a decode step, which it does even if one token was asked for. Requests that
+    trickle in are prefilled between the decode steps of earlier ones: steps count from the last prefill on. The first
+    of them is left out, as it waits for the prefill, and the last one begun, as its end is not known. `DataError`
+    where nothing is left.
     """
-    begins = trace.prefills if kind == "prefill" else trace.decodes[1:]
+    never = float("inf")
     if kind == "prefill":
-        begin = begins[0] if begins else float("inf")
-        end = next((moment for moment in trace.decodes if moment > begin), float("inf"))
+        begin = next(iter(trace.prefills), never)
+        end, steps = next((moment for moment in trace.decodes if moment > begin), never), 1
     else:
-        begin, end = (begins[0], begins[-1]) if begins else (float("inf"), float("inf"))
+        last = max(trace.prefills, default=-never)
+        begins = [moment for moment in trace.decodes if moment > last][1:] or [never]
+        begin, end, steps = begins[0], begins[-1], len(begins) - 1
     works = [work for work in trace.works if begin <= work.launched < end]
     if not works:
         raise DataError(f"the profiler's trace has no {kind} in it")
-    return works, 1 if kind == "prefill" else len(begins) - 1
+    return works, steps
 
 
 def _launched(device: list[Event], timed: list[Event], operations: list[Event]) -> Iterator[Work]:

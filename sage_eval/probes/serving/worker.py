@@ -4,13 +4,9 @@ The first line is what to open; the answer says what came up. Time is `time.perf
 user of it in Python sees it: handing over the token ids, scheduling, computing, and the reply's way back.
 """
 
-import json
 import os
-import queue
-import signal
-import threading
 import time
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -19,16 +15,11 @@ from sage_eval.engine.arm import Arm, open_arm
 from sage_eval.engine.local import LocalEngine
 from sage_eval.engine.options import ArmOptions
 from sage_eval.engine.requests import Payload
+from sage_eval.engine.scheduler_memory import KEY, SWITCH
 from sage_eval.errors import EngineError, SageEvalError
-from sage_eval.probes.scheduler_memory import KEY, SWITCH
+from sage_eval.probes.orders import commands, private_stdout, say
 from sage_eval.probes.serving.profile import profile
-
-_TOLD = (
-    "attention_backend", "prefill_attention_backend", "decode_attention_backend", "chunked_prefill_size",
-    "max_prefill_tokens", "max_total_num_tokens", "max_running_requests", "mem_fraction_static", "page_size", "dtype",
-    "kv_cache_dtype", "disable_radix_cache", "disable_overlap_schedule", "cuda_graph_config", "context_length",
-    "load_format", "tp_size", "sampling_backend", "version",
-)  # fmt: skip
+from sage_eval.probes.told import told
 
 
 def main() -> None:
@@ -57,12 +48,6 @@ def _introduction(arm: Arm) -> dict[str, Any]:
     return {"engine": told(info), "memory": info["internal_states"][0].get(KEY, {})}
 
 
-def told(info: dict[str, Any]) -> dict[str, Any]:
-    """What of SGLang's server info decides speed."""
-    # SGLang's own `memory_usage` is left out: it is free memory before minus after, which others change meanwhile.
-    return {name: info[name] for name in _TOLD if info.get(name) is not None}
-
-
 def _obey(arm: Arm, command: dict[str, Any]) -> dict[str, Any]:
     match command["do"]:
         case "memory":
@@ -73,7 +58,7 @@ def _obey(arm: Arm, command: dict[str, Any]) -> dict[str, Any]:
             return {"seconds": _run(arm, command)}
         case "profile":
             assert isinstance(arm.transport, LocalEngine)
-            return profile(arm.transport, command["kind"], lambda: _run(arm, command))
+            return {"profile": profile(arm.transport, command["kind"], lambda: _run(arm, command))}
     raise ValueError(f"unknown command {command['do']!r}")
 
 
@@ -107,36 +92,6 @@ def _step(arm: Arm, payloads: list[Payload], steps: int) -> float:
         raise EngineError(f"SGLang sent {steps} tokens in one piece, so a step cannot be timed: take more decode steps")
     first, last = (max(times[place] for times in arrivals) for place in (0, -1))
     return (last - first) / (steps - 1)
-
-
-def private_stdout() -> TextIO:
-    """Stdout for answers alone; whatever libraries print goes to the log."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return answers
-
-
-def say(answers: TextIO, value: dict[str, Any]) -> None:
-    """Answer with one line of JSON."""
-    answers.write(json.dumps(value, default=str) + "\n")
-    answers.flush()
-
-
-def commands() -> "queue.SimpleQueue[dict[str, Any]]":
-    """Commands as they come. When the parent is gone, killed or not, this process and its engine end at once."""
-    found: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-
-    def read() -> None:
-        pending = b""
-        while data := os.read(0, 1 << 16):
-            *lines, pending = (pending + data).split(b"\n")
-            for line in lines:
-                found.put(json.loads(line))
-        if os.getpgrp() == os.getpid():
-            os.killpg(os.getpgrp(), signal.SIGKILL)
-
-    threading.Thread(target=read, daemon=True).start()
-    return found
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from sage_eval.probes.arms import parse_arms
 from sage_eval.probes.rate.measure import Measurement
 from sage_eval.probes.rate.plan import make_plan
 from sage_eval.probes.rate.record import Record, Result, read
-from sage_eval.probes.serving.shape import describe, write_shape
+from sage_eval.probes.shape import describe, write_shape
 
 RATES = (2.0, None)
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from sage_eval.errors import DataError, PrerequisiteError, UsageError
+from sage_eval.probes import gpu
 from sage_eval.probes.arms import parse_arms
 from sage_eval.probes.rate import figures, record
 from sage_eval.probes.rate.plan import make_plan
 from sage_eval.probes.rate.record import ArmRecord, Block, Record, Result
 from sage_eval.probes.rate.summary import behind, kept, limit, summarise
 from sage_eval.probes.rate.table import render
-from sage_eval.probes.serving import gpu
-from sage_eval.probes.serving.shape import describe, write_shape
+from sage_eval.probes.shape import describe, write_shape
 from sage_eval.report.figures.style import svgs
 
 BASE, FAST = "fa3", "sage_attn+fa3"

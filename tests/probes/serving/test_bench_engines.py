@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from sage_eval.attention.source import source_hash
 from sage_eval.cli import main
-from sage_eval.errors import PrerequisiteError
-from sage_eval.probes.serving import gpu, record
+from sage_eval.probes.serving import record
 from sage_eval.probes.serving.record import Cell
 from sage_eval.probes.serving.run import bench
 from sage_eval.runs.files import write_json
@@ -122,6 +122,7 @@ def test_memory_comes_from_the_scheduler(measured):
 def test_the_file_and_its_rendering_are_what_was_returned(measured, capsys):
     found, folder, _ = measured
     assert record.read(folder / record.SERVING) == found
+    assert found.code == source_hash()
     assert main(["report", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "| 256 | `sage_attn` |" in out
@@ -161,11 +162,3 @@ def test_what_is_missing_is_measured_and_an_arm_that_cannot_start_is_noted(measu
     assert again.arms[EXACT].error is None
     assert not again.done("flashinferno", Cell(kind="prefill", size=64))
     assert [block for block in again.blocks if block.cell.size == 256] == shorter.blocks[:1]
-
-
-def test_company_on_the_gpu_is_refused_where_there_is_a_gpu():
-    if gpu.state() is None:
-        gpu.refuse_company()
-    else:
-        with pytest.raises(PrerequisiteError, match="--shared-gpu"):
-            gpu.refuse_company()

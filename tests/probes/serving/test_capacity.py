@@ -64,6 +64,37 @@ def test_without_a_term_nothing_is_derived(made, name):
     assert "largest context" not in render(made)
 
 
+def test_from_prompts_within_a_chunk_nothing_longer_than_the_chunk_is_derived(made):
+    made.arms["a"].engine["chunked_prefill_size"] = 8192
+    found = largest(made, "a")
+    assert found == Largest(None, "chunk", 101 * MIB, None, 1024, 201 * MIB, 4096)
+    row = "| `a` | 201.0 | 101.0 | – | 1,024 | – | not derived: no two prompts of a whole chunk were measured"
+    assert row in render(made)
+
+
+def test_one_prompt_of_a_chunk_does_not_tell_how_it_goes_on(made):
+    made.arms["a"].engine["chunked_prefill_size"] = 4096
+    assert largest(made, "a").bound == "chunk"
+
+
+def test_two_prompts_of_a_chunk_and_more_do(made):
+    made.arms["a"].engine["chunked_prefill_size"] = 1024
+    assert largest(made, "a").tokens == 100 * 1024 * 4 // 5
+
+
+def test_what_ends_within_the_chunk_is_derived_from_prompts_within_it(made):
+    made.arms["a"].engine["chunked_prefill_size"] = 8192
+    made.model["max_position_embeddings"] = 6000
+    assert largest(made, "a") == Largest(6000, "model", 101 * MIB, 6000 * 256, 1024, 201 * MIB, 4096)
+    made.arms["a"].memory["device_free"] = 101 * MIB + 5000 * 1280
+    assert largest(made, "a") == Largest(5000, "memory", 101 * MIB, 5000 * 256, 1024, 101 * MIB + 5000 * 1280, 4096)
+
+
+def test_prompts_that_are_not_cut_grow_as_they_did(made):
+    made.arms["a"].engine["chunked_prefill_size"] = -1
+    assert largest(made, "a").tokens == 100 * 1024 * 4 // 5
+
+
 def test_transient_bytes_between_and_beyond_what_was_measured():
     measured = {1000: 10_000, 3000: 30_000, 5000: 40_000}
     assert [transient(measured, n) for n in (10, 1000, 2000, 4000, 7000)] == [10_000, 10_000, 20_000, 35_000, 50_000]

@@ -1,14 +1,11 @@
 """Whose time was it: traces small enough to add up by hand."""
 
-import gzip
-import json
-
 import pytest
 
 from sage_eval.errors import DataError
 from sage_eval.probes.serving.shares import learn, times, unplaced
-from sage_eval.probes.serving.trace import Spans, parse, read
-from tests.probes.serving.traces import call, decode, event, kernel, op, prefill, span
+from sage_eval.probes.serving.trace import Spans, parse
+from tests.probes.serving.traces import call, decode, kernel, op, prefill, span, trickling
 
 US = 1e-6
 
@@ -55,6 +52,16 @@ def test_decode_steps_are_averaged_without_the_first_and_the_last():
         {"attention": 40 * US, "products": 30 * US, "other": 10 * US, "idle": 10 * US}
     )
     assert [(k.name, k.calls) for k in found.kernels] == [("stage1", 1), ("fill", 1)]
+
+
+def test_steps_between_the_prefills_of_requests_that_trickle_in_are_none_of_the_decodes():
+    assert times(parse(trickling(), gpu=True), "decode") == times(parse(decode(graph=False), gpu=True), "decode")
+
+
+def test_a_prefill_after_the_last_step_leaves_no_decode():
+    events = [*decode(graph=False), span("step[EXTEND bs=1]", 9000, 30)]
+    with pytest.raises(DataError, match="no decode"):
+        times(parse(events, gpu=True), "decode")
 
 
 def test_a_replayed_graph_is_read_by_what_the_names_did_without_it():
@@ -126,12 +133,3 @@ def test_a_trace_without_a_kernel_on_a_gpu_tells_nothing():
 def test_a_trace_without_enough_steps_tells_nothing():
     with pytest.raises(DataError, match="no decode"):
         times(parse(prefill(), gpu=True), "decode")
-
-
-def test_the_first_ranks_file_with_the_label_is_read(tmp_path):
-    for name, events in (("a-1-TP-0", prefill()), ("a-1-TP-1", []), ("b-1-TP-0", [])):
-        with gzip.open(tmp_path / f"{name}.trace.json.gz", "wt") as file:
-            json.dump({"traceEvents": [*events, {"ph": "M", "name": "process_name"}, event("Trace", "x", 0, 1)]}, file)
-    assert len(read(tmp_path, "a", gpu=True).works) == 6
-    with pytest.raises(DataError, match="no trace"):
-        read(tmp_path, "c", gpu=True)

@@ -1,6 +1,6 @@
 """Made-up traces: events of Chrome's format as PyTorch's profiler writes them, times in microseconds."""
 
-from sage_eval.probes.scheduler_profile import ATTENTION, LINEAR
+from sage_eval.engine.scheduler_profile import ATTENTION, LINEAR
 
 
 def event(cat, name, start, length, **args):
@@ -39,6 +39,21 @@ def prefill():
         op("aten::matmul", 70, 20), call(5, 80), kernel("nvjet_b", 5, 210, 40),
         span("step[DECODE bs=1]", 120, 30), call(6, 130), kernel("norm", 6, 300, 900),
     ]  # fmt: skip
+
+
+def trickling():
+    """`decode`, before which some requests are there already: they are decoded twice, and the rest prefilled between.
+
+    Both steps and the late prefill have kernels of 1 ms, which no later step has.
+    """
+    events = decode(graph=False)
+    for place, (name, at) in enumerate((("EXTEND", -5000), ("DECODE", -4000), ("DECODE", -3000), ("EXTEND", -2000))):
+        events += [
+            span(f"step[{name} bs=1]", at, 30),
+            call(900 + place, at + 5),
+            kernel("x", 900 + place, at + 10, 1000),
+        ]
+    return events
 
 
 def decode(*, graph):

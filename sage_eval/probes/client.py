@@ -15,15 +15,15 @@ from sage_eval.errors import EngineError, SageEvalError
 from sage_eval.runs.child import end_group, environment, last_line
 
 START_SECONDS = 600.0
+ANSWER_SECONDS = 86400.0
+"""For a whole evaluation, say; whoever knows better gives another limit."""
 PATIENCE_SECONDS = 10.0
 
 
 class Worker:
-    """One arm's engine. It starts at once and in the background; `ready` waits for it."""
+    """One arm's engine, in a process that runs `module`. It starts at once, in the background; `ready` waits for it."""
 
-    def __init__(
-        self, name: str, order: dict[str, Any], folder: Path, module: str = "sage_eval.probes.serving.worker"
-    ) -> None:
+    def __init__(self, name: str, order: dict[str, Any], folder: Path, module: str) -> None:
         self.name = name
         self._started = time.perf_counter()
         self._dismissed = False
@@ -43,16 +43,16 @@ class Worker:
 
     def ready(self) -> tuple[dict[str, Any], float]:
         """What the engine says of itself, and the seconds since this worker was made."""
-        assert self._process.stdout
-        if not select.select([self._process.stdout], [], [], START_SECONDS)[0]:
-            raise EngineError(f"arm {self.name} did not start within {START_SECONDS:.0f} s (its log: {self._log})")
-        reply = self._receive()
+        reply = self._receive(START_SECONDS, "did not start")
         return reply, time.perf_counter() - self._started
 
-    def ask(self, do: str, **command: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer; raises the error that the engine reports."""
+    def ask(self, do: str, *, within: float = ANSWER_SECONDS, **command: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer; raises the error that the engine reports.
+
+        `EngineError` where there is none `within` so many seconds; afterwards the worker is good for `close` alone.
+        """
         self._send({"do": do, **command})
-        return self._receive()
+        return self._receive(within, f"did not answer {do!r}")
 
     def dismiss(self) -> None:
         """Let it end by itself, in its own time; `close` then waits for it."""
@@ -77,8 +77,13 @@ class Worker:
         except OSError:
             raise self._died() from None
 
-    def _receive(self) -> dict[str, Any]:
+    def _receive(self, within: float, failure: str) -> dict[str, Any]:
         assert self._process.stdout
+        if not select.select([self._process.stdout], [], [], within)[0]:
+            raise EngineError(
+                f"arm {self.name} {failure} within {within:g} s (its log: {self._log}): "
+                "repeat the command to go on; where the engine is only slow, ask it for less at once"
+            )
         line = self._process.stdout.readline()
         if not line:
             raise self._died()

@@ -67,3 +67,10 @@ def describe(folder: Path) -> dict[str, Any]:
         "weight_bytes": width * (layers * (attention + 3 * hidden * intermediate) + embeddings),
         "kv_bytes_per_token": width * 2 * layers * kv_heads * dim,
     }
+
+
+def vocabulary(sizes: dict[str, Any]) -> int:
+    """Token ids to draw from."""
+    if "vocab_size" not in sizes:
+        raise UsageError("the model's config.json has no vocab_size: a language model is needed")
+    return int(sizes["vocab_size"])

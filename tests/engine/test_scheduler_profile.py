@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sage_eval.probes import scheduler_profile
-from sage_eval.probes.scheduler_profile import ATTENTION, EAGER, LINEAR, SERVED, marks, start, stop
+from sage_eval.engine import scheduler_profile
+from sage_eval.engine.scheduler_profile import ATTENTION, EAGER, LINEAR, SERVED, marks, start, stop
 
 
 @pytest.fixture(scope="module")
