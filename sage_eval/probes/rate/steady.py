@@ -1,9 +1,9 @@
 """Whether a server kept up with a rate: whether those who come late in a run wait longer. Pure functions on numbers.
 
-A server that keeps up has a queue that comes and goes. One that is asked for `x` % more than it can do has a queue that
-grows, and with it the time to first token, by `x / 100` seconds a second (the fluid approximation of a queue: Kleinrock,
-Queueing Systems II, chapter 2). How fast the answers come does not show that, for a slow first answer hides what is lost
-later; nor does the time to the last token, for the last requests share the server with nobody.
+A server that keeps up has a queue that comes and goes. One that is asked for `x` % more than it can do has a queue
+that grows, and with it the time to first token, by `x / 100` seconds a second (the fluid approximation of a queue:
+Kleinrock, Queueing Systems II, chapter 2). How fast the answers come does not show that, for a slow first answer hides
+what is lost later; nor does the time to the last token, for the last requests share the server with nobody.
 """
 
 from collections.abc import Sequence
@@ -46,8 +46,8 @@ def growth(arrivals: Sequence[float], ttft: Sequence[float]) -> tuple[float, flo
 def kept(arrivals: Sequence[float], ttft: Sequence[float], latency: Sequence[float]) -> bool | None:
     """Whether a server kept up with these requests; None where the run is too short to say. All in seconds.
 
-    Simulated M/D/1 queues, 128 requests that ask for 80, 90, 100, 110, 120 and 150 % of what can be done: kept up in 95,
-    82, 62, 20, 0 and 0 % of runs, fallen behind in 0, 0, 3, 27, 73 and 100 %.
+    Simulated M/D/1 queues, 128 requests that ask for 80, 90, 100, 110, 120 and 150 % of what can be done: kept up in
+    95, 82, 62, 20, 0 and 0 % of runs, fallen behind in 0, 0, 3, 27, 73 and 100 %.
     """
     if (grown := growth(arrivals, ttft)) is None:
         return None
