@@ -10,6 +10,10 @@ Say = Callable[[str], None]
 W = TypeVar("W", bound=Worker)
 
 
+class BystanderError(SageEvalError):
+    """What failed is no arm, but something that all arms need."""
+
+
 class Noted(Protocol):
     """What a record keeps of an arm."""
 
@@ -44,11 +48,16 @@ class Crew(Generic[W]):
         self.only(())
 
     def guarded(self, name: str, action: Callable[[W], object]) -> None:
-        """Do `action` with an arm's worker; an arm that fails is noted and left out from then on, the others go on."""
+        """Do `action` with an arm's worker; an arm that fails is noted and left out from then on, the others go on.
+
+        A `BystanderError` says nothing of the arm and is raised.
+        """
         if name not in self._workers:
             return
         try:
             action(self._workers[name])
+        except BystanderError:
+            raise
         except SageEvalError as error:
             self._say(str(error))
             self._notes[name].error = str(error)

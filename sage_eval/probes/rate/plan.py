@@ -34,6 +34,7 @@ class Plan(BaseModel):
     output_tokens: int = Field(64, ge=1)
     requests: int = Field(128, ge=2)
     seconds: float = Field(30.0, gt=0)
+    rehearsal: float = Field(5.0, ge=0)
     running: int = Field(64, ge=1)
     repeats: int = Field(2, ge=1)
     chunk: int | None = None
@@ -65,6 +66,17 @@ class Plan(BaseModel):
         few = self.model_copy(update={"requests": min(self.requests, self.running)})
         return few.load(None, self.repeats, vocabulary)
 
+    def rehearse(self, rate: float | None, vocabulary: int) -> Load | None:
+        """What a server is sent before its first measured run at a rate; None where that would be hardly anything.
+
+        `rehearsal` seconds of other requests; of all at once twice as many as run together, so that some wait.
+        """
+        count = 2 * self.running if rate is None else math.floor(rate * self.rehearsal)
+        if not self.rehearsal or count < 2:
+            return None
+        few = self.model_copy(update={"requests": min(self.requests, count), "seconds": self.rehearsal})
+        return few.load(rate, self.repeats, vocabulary)
+
     def cache_tokens(self) -> int:
         """Tokens of as many requests as run together, rounded up."""
         most = min(self.requests, self.running) * (self.input_tokens + self.output_tokens)
@@ -91,7 +103,7 @@ class Plan(BaseModel):
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers: with other ones the results of two calls do not compare."""
-        own = ("input_tokens", "output_tokens", "requests", "seconds", "seed")
+        own = ("input_tokens", "output_tokens", "requests", "seconds", "rehearsal", "seed")
         return {"engine": self.engine_arguments(), **{name: getattr(self, name) for name in own}}
 
     def groups(self, sizes: dict[str, Any]) -> list[list[BenchArm]]:

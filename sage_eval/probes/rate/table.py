@@ -160,11 +160,15 @@ def _warm_up(record: Record) -> str:
     first = "Each server warmed up with as many requests at once as run together"
     if (seconds := record.settings.get("rehearsal")) is None:
         return f"{first}, and with nothing else: what it did for the first time later on is part of what was measured."
-    return (
+    freeze = (
         f"{first}; then it was told to leave the objects of its start out of garbage collection (`/freeze_gc`), as a "
-        "full one halts a server for a good part of a second, once in a few hundred requests. Before its first "
-        f"measured run at a rate it answered {seconds:g} s of other requests at that rate, or, of all at once, twice "
-        "as many as run together."
+        "full one halts a server meanwhile."
+    )
+    if not seconds:
+        return freeze
+    return (
+        f"{freeze} Before its first measured run at a rate it answered {seconds:g} s of other requests at that rate, "
+        "if two or more come in that time, or, of all at once, up to twice as many as run together."
     )
 
 
