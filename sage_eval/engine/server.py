@@ -50,6 +50,10 @@ class ServerEngine:
         """Empty the prefix cache as soon as the server is idle; `EngineError` where other clients keep it busy."""
         self._request("POST", f"/flush_cache?timeout={_IDLE_SECONDS}")
 
+    def freeze_gc(self) -> None:
+        """Have the server's processes leave what they hold now out of garbage collection."""
+        self._request("POST", "/freeze_gc")
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()

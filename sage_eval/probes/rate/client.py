@@ -11,12 +11,18 @@ from sage_eval.engine.post_mortem import last_error
 from sage_eval.engine.server import ServerEngine
 from sage_eval.errors import EngineError, SageEvalError
 from sage_eval.probes.client import Worker
+from sage_eval.probes.crew import BystanderError
 from sage_eval.probes.rate.load import Load
 from sage_eval.probes.rate.record import Result
 from sage_eval.probes.told import told
+from sage_eval.runs.child import last_line
 
 DYING_SECONDS = 10.0
 """SGLang's server outlives its scheduler by some seconds, in which it looks for what to report."""
+
+
+class GeneratorError(BystanderError):
+    """The load generator's own process has ended; no server is to blame."""
 
 
 class Server(Worker):
@@ -33,6 +39,11 @@ class Server(Worker):
         self.url = reply.pop("url")
         return reply | {"engine": told(self._info())}, seconds
 
+    def freeze_gc(self) -> None:
+        """Have its processes leave what they hold now out of garbage collection."""
+        with contextlib.closing(ServerEngine(self.url)) as engine:
+            engine.freeze_gc()
+
     def coverage(self) -> dict[str, float]:
         """Tokens by "phase/kernel" since the start; empty for a backend that does not count."""
         return coverage.read_counters(self._info()) or {}
@@ -45,11 +56,8 @@ class Server(Worker):
         return EngineError(f"arm {self.name}: {error} (its log: {self._log})")
 
     def _info(self) -> dict[str, Any]:
-        engine = ServerEngine(self.url)
-        try:
+        with contextlib.closing(ServerEngine(self.url)) as engine:
             return engine.info()
-        finally:
-            engine.close()
 
     def _died(self) -> SageEvalError:
         # SGLang's own last words are that a child has failed; which error it was stands further up.
@@ -66,10 +74,18 @@ class Generator(Worker):
         self._words, self._output = words, scratch / "bench_serving.jsonl"
 
     def run(self, load: Load, url: str) -> Result:
-        """Send `load` to the server at `url`; raises `EngineError` where a request fails."""
+        """Send `load` to the server at `url`.
+
+        Raises `EngineError` where a request fails, `GeneratorError` where this process has ended.
+        """
         self._output.unlink(missing_ok=True)
         try:
             self.ask("run", arguments=load.arguments(url, self._words, self._output))
         except EngineError as error:
             raise EngineError(str(error).removeprefix(f"arm {self.name}: ")) from None  # the generator is no arm
         return load.result(json.loads(self._output.read_text()))
+
+    def _died(self) -> SageEvalError:
+        return GeneratorError(
+            f"SGLang's load generator ended: {last_line(self._log)} (its log: {self._log}): repeat the command to go on"
+        )

@@ -3,7 +3,7 @@
 import json as encoder
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ from sage_eval.probes.bench_flags import (
     Shared,
     Total,
 )
-from sage_eval.probes.flags import Json
+from sage_eval.probes.flags import Json, pairs, say
 
 
 def rate(  # noqa: PLR0913, PLR0917 - one parameter a flag
@@ -37,6 +37,9 @@ def rate(  # noqa: PLR0913, PLR0917 - one parameter a flag
     seconds: Annotated[
         float, typer.Option(min=0.1, help="of a rate, about: fewer requests are sent at a low one")
     ] = 30.0,
+    rehearsal: Annotated[
+        float, typer.Option(min=0, help="seconds of requests that no one measures before each rate; 0 for none")
+    ] = 5.0,
     running: Annotated[
         int, typer.Option(min=1, help="requests that a server has in work at once; the KV cache holds as many")
     ] = 64,
@@ -58,24 +61,20 @@ def rate(  # noqa: PLR0913, PLR0917 - one parameter a flag
     """
     import shlex
 
-    from sage_eval.config import parse_pairs
     from sage_eval.probes.rate.run import bench
     from sage_eval.probes.rate.table import render
 
-    try:
-        more = {"model_args": parse_pairs(model_args or [])}
-    except ValueError as error:
-        raise UsageError(f"--model-args: {error}") from None
+    more: dict[str, Any] = {"model_args": pairs("model-args", model_args)}
     if load_format is not None:
         more["load_format"] = load_format
     found, folder = bench(
         model, arms, _rates(rates), shape=shape, baseline=baseline, input_tokens=input_tokens,
-        output_tokens=output_tokens, requests=requests, seconds=seconds, running=running, repeats=repeats, seed=seed,
-        total=total, resident=resident, chunk=chunk, output=output, shared_gpu=shared_gpu,
-        command=shlex.join(["sage-eval", *sys.argv[1:]]), say=_say, **more,
+        output_tokens=output_tokens, requests=requests, seconds=seconds, rehearsal=rehearsal, running=running,
+        repeats=repeats, seed=seed, total=total, resident=resident, chunk=chunk, output=output, shared_gpu=shared_gpu,
+        command=shlex.join(["sage-eval", *sys.argv[1:]]), say=say, **more,
     )  # fmt: skip
     typer.echo(encoder.dumps(found.model_dump(mode="json"), indent=1) if json else render(found), nl=json)
-    _say(f"run folder: {folder}")
+    say(f"run folder: {folder}")
     raise typer.Exit(1 if any(arm.error for arm in found.arms.values()) else 0)
 
 
@@ -85,8 +84,3 @@ def _rates(text: str) -> tuple[float | None, ...]:
     except ValueError:
         raise UsageError(f"--rates {text!r}: numbers separated by commas are needed, or inf") from None
     return tuple(None if rate == float("inf") else rate for rate in asked)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

@@ -3,35 +3,45 @@
 from collections.abc import Iterator
 
 from sage_eval.probes.rate.record import Record, label
+from sage_eval.probes.rate.summary import summarise
 from sage_eval.report.figures.style import MARKERS, Drawing, canvas, colour, dashes, legend_columns
 
 QUANTILES = (("p50", "half of the requests (p50)"), ("p95", "all but 5 % of them (p95)"))
 
 
 def drawings(record: Record) -> Iterator[Drawing]:
-    """At most one figure; to be taken within `style.theme()`. All at once is drawn as twice the highest rate."""
+    """At most one figure; to be taken within `style.theme()`. All at once is drawn as twice the highest rate.
+
+    A quantile is drawn where the requests were enough for it, and has no panel where they were so at no rate.
+    """
     from matplotlib.ticker import LogLocator
 
-    rows = record.summary.get("rows", [])
+    rows = summarise(record)["rows"]
     finite = [row["rate"] for row in rows if row["rate"] is not None]
     if not finite:
         return
     beyond = 2 * max(finite)
-    figure, axes = canvas(5.2, len(QUANTILES), sharex=True)
+    drawn = [
+        (name, title)
+        for name, title in QUANTILES
+        if any(name in row["ttft"] for row in rows if row["rate"] is not None)
+    ]
+    figure, axes = canvas(0.4 + 2.4 * len(drawn), len(drawn), sharex=True)
     seen: dict[str, int] = {}
     for name, arm in record.arms.items():
         mine = [row for row in rows if row["arm"] == name]
         if not mine:
             continue
         index = seen[arm.role] = seen.get(arm.role, -1) + 1
-        for ax, (quantile, _) in zip(axes, QUANTILES, strict=True):
+        for ax, (quantile, _) in zip(axes, drawn, strict=True):
+            known = [row for row in mine if quantile in row["ttft"]]
             ax.plot(
-                [row["rate"] or beyond for row in mine], [row["ttft"][quantile] * 1e3 for row in mine],
+                [row["rate"] or beyond for row in known], [row["ttft"][quantile] * 1e3 for row in known],
                 color=colour(arm.role, index), linestyle=dashes(arm.role, index), marker=MARKERS[arm.role],
                 markersize=4, linewidth=1.2, label=name,
             )  # fmt: skip
     ticks = {row["rate"] or beyond: label(row["rate"]) for row in rows}
-    for ax, (_, title) in zip(axes, QUANTILES, strict=True):
+    for ax, (_, title) in zip(axes, drawn, strict=True):
         ax.set_title(f"time to first token, ms: {title}")
         ax.set_xscale("log")
         ax.set_yscale("log")

@@ -23,6 +23,10 @@ NEAR = 0.02
 """Share by which the rate that gaps come to may differ from the rate asked for."""
 
 
+ENOUGH = {"p95": 100, "p99": 500}
+"""Values that a quantile takes: five lie beyond it. With fewer it is the largest, or chance between the two largest."""
+
+
 class Load(BaseModel):
     """Requests of random token ids, all of one length: `rate` a second, or all at once (None)."""
 
@@ -110,8 +114,14 @@ def sent(arrivals: Sequence[float]) -> float:
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
-    """mean, p50, p95 and p99 of `values`; empty without any."""
+    """Mean and p50 of `values`, p95 and p99 where there are enough; empty without any."""
     if not values:
         return {}
     p50, p95, p99 = np.quantile(values, (0.5, 0.95, 0.99))
-    return {"mean": float(np.mean(values)), "p50": float(p50), "p95": float(p95), "p99": float(p99)}
+    found = {"mean": float(np.mean(values)), "p50": float(p50), "p95": float(p95), "p99": float(p99)}
+    return known(found, len(values))
+
+
+def known(found: Mapping[str, float], count: int) -> dict[str, float]:
+    """What of the quantiles `found` can be told of `count` values."""
+    return {name: value for name, value in found.items() if count >= ENOUGH.get(name, 0)}

@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sage_eval.errors import PrerequisiteError, UsageError
+from sage_eval.errors import UsageError
 from sage_eval.probes.arms import BenchArm
 from sage_eval.probes.rate.load import Load
 from sage_eval.probes.residents import fitting, groups
+from sage_eval.probes.subject import ENGINE, baseline_of
 
 SLACK_TOKENS = 2048
 """Of the KV cache, for pages that are not full and SGLang's own reserve."""
@@ -33,6 +34,7 @@ class Plan(BaseModel):
     output_tokens: int = Field(64, ge=1)
     requests: int = Field(128, ge=2)
     seconds: float = Field(30.0, gt=0)
+    rehearsal: float = Field(5.0, ge=0)
     running: int = Field(64, ge=1)
     repeats: int = Field(2, ge=1)
     chunk: int | None = None
@@ -64,6 +66,17 @@ class Plan(BaseModel):
         few = self.model_copy(update={"requests": min(self.requests, self.running)})
         return few.load(None, self.repeats, vocabulary)
 
+    def rehearse(self, rate: float | None, vocabulary: int) -> Load | None:
+        """What a server is sent before its first measured run at a rate; None where that would be hardly anything.
+
+        `rehearsal` seconds of other requests; of all at once twice as many as run together, so that some wait.
+        """
+        count = 2 * self.running if rate is None else math.floor(rate * self.rehearsal)
+        if not self.rehearsal or count < 2:
+            return None
+        few = self.model_copy(update={"requests": min(self.requests, count), "seconds": self.rehearsal})
+        return few.load(rate, self.repeats, vocabulary)
+
     def cache_tokens(self) -> int:
         """Tokens of as many requests as run together, rounded up."""
         most = min(self.requests, self.running) * (self.input_tokens + self.output_tokens)
@@ -72,23 +85,17 @@ class Plan(BaseModel):
     def engine_arguments(self) -> dict[str, Any]:
         """Of `ArmOptions.from_arguments`, the same for every arm; `model_args` win.
 
-        The KV cache is sized by tokens, as a share of the memory would depend on which other server starts first, and
-        decode runs in CUDA graphs throughout. The prefix cache is off, as random prompts share no prefix.
+        Decode runs in CUDA graphs throughout.
         """
         graphs = {"cuda_graph_max_bs_decode": self.running}
         if any("graph" in name and "prefill" not in name for name in self.model_args):
             graphs = {}
         return {
-            "mode": "throughput",
+            **ENGINE,
             "max_length": self.input_tokens + self.output_tokens,
             "max_total_tokens": self.cache_tokens(),
             "max_running_requests": self.running,
-            "mem_fraction_static": 0.98,
             "chunked_prefill_size": self.chunk,
-            "disable_radix_cache": True,
-            "disable_prefill_cuda_graph": True,
-            "enable_fp32_lm_head": False,
-            "sleep_on_idle": True,
             "load_format": self.load_format,
             **graphs,
             **self.model_args,
@@ -96,7 +103,7 @@ class Plan(BaseModel):
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers: with other ones the results of two calls do not compare."""
-        own = ("input_tokens", "output_tokens", "requests", "seconds", "seed")
+        own = ("input_tokens", "output_tokens", "requests", "seconds", "rehearsal", "seed")
         return {"engine": self.engine_arguments(), **{name: getattr(self, name) for name in own}}
 
     def groups(self, sizes: dict[str, Any]) -> list[list[BenchArm]]:
@@ -108,13 +115,9 @@ def make_plan(
     model: Path, arms: Sequence[BenchArm], baseline: str | None, rates: Sequence[float | None], **options: Any
 ) -> Plan:
     """A checked plan. Raises `UsageError` for an unknown baseline or a rate of 0, `PrerequisiteError` for no model."""
-    if not (model / "config.json").is_file():
-        raise PrerequisiteError(f"{model} holds no config.json: give a model folder, or --shape for random weights")
-    names = [arm.name for arm in arms]
-    if baseline is not None and baseline not in names:
-        raise UsageError(f"--baseline {baseline} is none of the arms {', '.join(names)}")
+    chosen = baseline_of(model, arms, baseline)
     finite = sorted({rate for rate in rates if rate is not None})
     if not rates or any(not 0 < rate < math.inf for rate in finite):
         raise UsageError("--rates: requests a second, over 0 and separated by commas, or inf for all at once")
     ordered = (*finite, *([None] if None in rates else []))
-    return Plan(model=model, arms=tuple(arms), baseline=baseline or names[0], rates=ordered, **options)
+    return Plan(model=model, arms=tuple(arms), baseline=chosen, rates=ordered, **options)

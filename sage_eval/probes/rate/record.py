@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sage_eval.errors import UsageError
+from sage_eval.probes.measured import Measured, go_on
 from sage_eval.runs.files import read_record, write_json
 
 RATE = "rate.json"
@@ -64,19 +64,10 @@ class ArmRecord(_Model):
     error: str | None = None
 
 
-class Record(_Model):
+class Record(Measured):
     """The whole file."""
 
     schema_version: Literal[1] = 1
-    created: str
-    command: str
-    baseline: str
-    model: dict[str, Any]
-    settings: dict[str, Any]
-    """What all arms share; a second call with other ones is refused."""
-    versions: dict[str, str]
-    host: dict[str, Any]
-    devices: list[dict[str, Any]]
     arms: dict[str, ArmRecord] = Field(default_factory=dict)
     blocks: list[Block] = Field(default_factory=list)
     summary: dict[str, Any] = Field(default_factory=dict)
@@ -99,17 +90,12 @@ def read(path: Path) -> Record:
 def resume(path: Path, new: Record) -> Record:
     """The record to go on with: `new`, or what `path` holds already of the same measurement.
 
-    Raises `UsageError` where the file is of another model, machine or settings: its numbers would not compare.
+    Raises `UsageError` where the file is of another model, machine, settings or attention code, or does not say of
+    which code: its numbers would not compare.
     """
     if not path.exists() or not (old := read(path)).blocks:
         return new
-    for name in ("model", "settings", "devices", "versions"):
-        before, now = getattr(old, name), getattr(new, name)
-        if before != now:
-            changed = [key for key in before | now if before.get(key) != now.get(key)] if isinstance(now, dict) else []
-            what = f"{name} ({', '.join(changed)})" if changed else name
-            raise UsageError(f"{path} was measured with another {what}: choose --output")
-    return old.model_copy(update={"command": new.command, "baseline": new.baseline})
+    return go_on(path, old, new, ("model", "settings", "devices", "versions", "code"))
 
 
 def write(path: Path, record: Record) -> None:

@@ -37,7 +37,8 @@ def _serve(order: dict[str, Any], ready: Callable[[dict[str, Any]], None]) -> No
     options = ArmOptions.from_arguments(order["model"], **order["arguments"])
     check_before_start(options)
     arguments = options.server_args("cuda" if torch.cuda.is_available() else "cpu")
-    port = _free_port()
+    reserved = reserve()  # for as long as this function runs
+    port = reserved.getsockname()[1]
     answer = {"url": f"http://{HOST}:{port}", "command": command(arguments, options.environment())}
     os.environ.update(options.environment())
     load_plugins()
@@ -54,10 +55,16 @@ def command(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> str
     return shlex.join(words)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def reserve() -> socket.socket:
+    """A socket that keeps a free port from everyone but SGLang, which binds it when the model is loaded.
+
+    While it is open the system hands its port to nobody. Since it does not listen, a server may: like this socket, it
+    sets `SO_REUSEADDR`.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind((HOST, 0))
+    return held
 
 
 if __name__ == "__main__":

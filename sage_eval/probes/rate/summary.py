@@ -1,16 +1,15 @@
 """Quantiles, ratios and limits of a record. Pure functions."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
-from sage_eval.probes.rate.load import quantiles, sent
+from sage_eval.probes.rate.load import known, quantiles, sent
 from sage_eval.probes.rate.record import Block, Record, Result
+from sage_eval.probes.rate.steady import growth, kept
 from sage_eval.probes.ratio import ratio
-
-KEPT_UP = 0.95
-"""Share of the rate of requests at which the answers of a server that keeps up must come."""
 
 
 def summarise(record: Record) -> dict[str, Any]:
@@ -28,9 +27,17 @@ def summarise(record: Record) -> dict[str, Any]:
 
 
 def row(record: Record, arm: str, rate: float | None) -> dict[str, Any]:
-    """One line of the table, over all repeats: times in seconds, of all requests; rates are medians of repeats."""
+    """One line of the table, over all repeats: times in seconds, of all requests; rates are medians of repeats.
+
+    `growth` (of the time to first token, in seconds a second) and `kept` are those of the worst repeat; `kept` is None
+    where one is too short to say.
+    """
     blocks = chosen(record, arm, rate)
     results = [block.results[arm] for block in blocks]
+    gaps = min(result.output_tokens - len(result.ttft) for result in results)
+    paced = [(block.arrivals, block.results[arm]) for block in blocks if rate is not None]
+    grown = [found[-1] for arrivals, result in paced if (found := growth(arrivals, result.ttft))]
+    verdicts = [kept(arrivals, result.ttft, result.latency) for arrivals, result in paced]
     return {
         "rate": rate,
         "arm": arm,
@@ -38,11 +45,12 @@ def row(record: Record, arm: str, rate: float | None) -> dict[str, Any]:
         "requests": sum(len(result.ttft) for result in results),
         "sent": None if rate is None else _median([sent(block.arrivals) for block in blocks]),
         "done": _median([len(result.ttft) / result.seconds for result in results]),
-        "kept": None if rate is None else _median([kept(block, arm) for block in blocks]),
+        "growth": max(grown, default=None),
+        "kept": False if False in verdicts else None if None in verdicts or not verdicts else True,
         "input_rate": _median([result.input_tokens / result.seconds for result in results]),
         "output_rate": _median([result.output_tokens / result.seconds for result in results]),
         "ttft": quantiles([value for result in results for value in result.ttft]),
-        "itl": {name: _median([result.itl[name] for result in results]) for name in results[0].itl},
+        "itl": {name: _median([result.itl[name] for result in results]) for name in known(results[0].itl, gaps)},
         "latency": quantiles([value for result in results for value in result.latency]),
         "behind": max(behind(block, result) for block, result in zip(blocks, results, strict=True)),
         "ratio": None if arm == record.baseline else compare(record, blocks, arm),
@@ -74,28 +82,26 @@ def compare(record: Record, blocks: Sequence[Block], arm: str) -> dict[str, Any]
     return ratio(base, [_median(block.results[arm].ttft) for block in blocks], paired=paired)
 
 
-def kept(block: Block, arm: str) -> float:
-    """The rate of the answers, from the first to the last, over the rate of the requests; 1 where it is higher.
-
-    It is higher where the first answer was slow and the others caught up. Requests done over the time of everything
-    would be fewer than were asked for even of a fast server, since its last answer comes after the last request.
-    """
-    ends = _ends(block.arrivals, block.results[arm])
-    return min(1.0, block.arrivals[-1] / (max(ends) - min(ends)))
-
-
 def behind(block: Block, result: Result) -> float:
     """Seconds by which the run took longer than the generator's plan and the answers explain: the generator's own."""
     return result.seconds - max(block.sending, *_ends(block.arrivals, result))
 
 
 def limit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of one arm's rows: the highest rate that it kept up with, and what it did with all requests at once."""
-    kept_up = [found["rate"] for found in rows if found["kept"] is not None and found["kept"] >= KEPT_UP]
+    """What one arm can do at most, of its rows by ascending rate.
+
+    `knee` is the highest rate that it kept up with, as with every lower one that was tried, and `fell` the lowest at
+    which it fell behind; `open` are those up to there that were too short to say. `done` and `input_rate`, requests
+    and input tokens a second, are of all requests at once. None, or empty, where there is no such rate.
+    """
+    paced = [found for found in rows if found["rate"] is not None]
     at_once = next((found for found in rows if found["rate"] is None), None)
+    fell = next((place for place, found in enumerate(paced) if found["kept"] is False), len(paced))
+    passed = list(takewhile(lambda found: found["kept"], paced))
     return {
-        "knee": max(kept_up, default=None),
-        "tried": any(found["rate"] is not None for found in rows),
+        "knee": passed[-1]["rate"] if passed else None,
+        "fell": paced[fell]["rate"] if fell < len(paced) else None,
+        "open": [found["rate"] for found in paced[:fell] if found["kept"] is None],
         "done": at_once and at_once["done"],
         "input_rate": at_once and at_once["input_rate"],
     }

@@ -4,16 +4,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sage_eval.errors import SageEvalError
 from sage_eval.probes import gpu
 from sage_eval.probes.arms import BenchArm
+from sage_eval.probes.budget import Budget
 from sage_eval.probes.client import Worker
-from sage_eval.probes.serving.budget import Budget
+from sage_eval.probes.crew import Crew, Say
 from sage_eval.probes.serving.plan import Plan
 from sage_eval.probes.serving.record import ArmRecord, Record
 from sage_eval.probes.shape import vocabulary
 
-Say = Callable[[str], None]
 ALLOWANCE = 600.0
 """Seconds in which any command must be answered: kernels are compiled and traces written in them, beside the run."""
 SLOWER = 10.0
@@ -25,7 +24,7 @@ def open_worker(name: str, order: dict[str, Any], folder: Path) -> Worker:
     return Worker(name, order, folder, "sage_eval.probes.serving.worker")
 
 
-class Engines:
+class Engines(Crew[Worker]):
     """Arms by name. `start` begins an arm's process, as `open_worker` does; their logs go to `folder`."""
 
     def __init__(
@@ -37,27 +36,19 @@ class Engines:
         budget: Budget,
         start: Callable[..., Worker] = open_worker,
     ) -> None:
-        self._plan, self._record, self._folder, self._say, self._begin = plan, into, folder, say, start
-        self._budget = budget
+        super().__init__(into.arms, say)
+        self._plan, self._record, self._folder, self._open, self._budget = plan, into, folder, start, budget
         self._vocabulary = vocabulary(into.model)
-        self._workers: dict[str, Worker] = {}
-        self._covered: dict[str, dict[str, float]] = {}
-        """Of earlier calls: what an engine counts begins with its start."""
         self._free = _free_bytes()
         """Of the device, before any engine is up; None without one."""
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._workers
 
     def start(self, arms: Sequence[BenchArm]) -> None:
         """Open the engines of `arms` at the same time, and run each once so that its kernels are compiled."""
         shared = self._plan.engine_arguments()
         for arm in arms:
-            known = self._record.arms.get(arm.name)
-            self._covered[arm.name] = known.coverage if known else {}
-            self._record.arms[arm.name] = ArmRecord(arguments=arm.arguments, coverage=self._covered[arm.name])
             order = {"model": str(self._plan.model), "arguments": {**shared, **arm.arguments}}
-            self._workers[arm.name] = self._begin(arm.name, order, self._folder)
+            coverage = self._begin(arm.name, self._open(arm.name, order, self._folder))
+            self._record.arms[arm.name] = ArmRecord(arguments=arm.arguments, coverage=coverage)
         self._say(f"starting {', '.join(arm.name for arm in arms)}")
         for arm in arms:
             self.guarded(arm.name, self._introduce)
@@ -65,36 +56,11 @@ class Engines:
             self.guarded(arm.name, self._warm_up)
         self._note_device_memory()
 
-    def only(self, names: Sequence[str]) -> None:
-        """End every engine but those of `names`."""
-        for name in [name for name in self._workers if name not in names]:
-            self._workers[name].dismiss()
-            self.end(name)
-
-    def end(self, name: str) -> None:
-        """End an arm's engine, which is not used any more."""
-        self._workers.pop(name).close()
-
-    def close(self) -> None:
-        """End them all."""
-        for name in list(self._workers):
-            self.end(name)
-
-    def dismiss(self) -> None:
-        """Let them all end by themselves; `close` then waits for them."""
-        for worker in self._workers.values():
-            worker.dismiss()
-
-    def guarded(self, name: str, action: Callable[[Worker], object]) -> None:
-        """Do `action` with an arm's worker; an arm that fails is noted and left out from then on, the others go on."""
-        if name not in self._workers:
-            return
-        try:
-            action(self._workers[name])
-        except SageEvalError as error:
-            self._say(str(error))
-            self._record.arms[name].error = str(error)
-            self.end(name)
+    def dismiss(self, keep: Sequence[str] = ()) -> None:
+        """Let all but those of `keep` end by themselves; `only` and `close` then wait for them."""
+        for name, worker in self._workers.items():
+            if name not in keep:
+                worker.dismiss()
 
     def ask(self, worker: Worker, do: str, **command: Any) -> dict[str, Any]:
         """The answer to a command; `EngineError` where it takes longer than --longest and the rest of --total allow."""
@@ -103,9 +69,7 @@ class Engines:
 
     def note_coverage(self, worker: Worker) -> None:
         """Put into the record which kernels computed how many tokens so far."""
-        earlier, now = self._covered[worker.name], self.ask(worker, "coverage")["coverage"]
-        totals = {kernel: round(earlier.get(kernel, 0) + now.get(kernel, 0)) for kernel in {*earlier, *now}}
-        self._record.arms[worker.name].coverage = dict(sorted(totals.items()))
+        self._cover(worker.name, self.ask(worker, "coverage")["coverage"])
 
     def _introduce(self, worker: Worker) -> None:
         reply, seconds = worker.ready()

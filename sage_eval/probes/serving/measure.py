@@ -9,10 +9,11 @@ from pathlib import Path
 from sage_eval.errors import SageEvalError
 from sage_eval.probes import gpu
 from sage_eval.probes.arms import BenchArm
+from sage_eval.probes.budget import Budget
 from sage_eval.probes.client import Worker
+from sage_eval.probes.crew import Say
 from sage_eval.probes.serving import record
-from sage_eval.probes.serving.budget import Budget
-from sage_eval.probes.serving.engines import Engines, Say, open_worker
+from sage_eval.probes.serving.engines import Engines, open_worker
 from sage_eval.probes.serving.plan import Plan
 from sage_eval.probes.serving.record import Block, Cell, Profile, Record, Result
 from sage_eval.probes.serving.scaling import predict, predict_mix
@@ -61,6 +62,7 @@ class Measurement:
         In this order, as an engine that was profiled is never timed again.
         """
         names = [arm.name for arm in group]
+        self._engines.dismiss(keep=names)
         self._engines.only(names)
         timed = any(self._todo(cell, names) for cell in self.plan.cells())
         needed = group if timed else [arm for arm in group if arm.name in last and self._unprofiled(arm.name)]

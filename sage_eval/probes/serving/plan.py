@@ -6,12 +6,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sage_eval.errors import PrerequisiteError, UsageError
+from sage_eval.errors import UsageError
 from sage_eval.probes.arms import BenchArm
 from sage_eval.probes.residents import fitting, groups
 from sage_eval.probes.serving import mix
 from sage_eval.probes.serving.record import Cell
 from sage_eval.probes.shape import describe
+from sage_eval.probes.subject import ENGINE, baseline_of
 
 LENGTHS = (128, 1024, 4096, 8192, 32768, 131072)
 BATCHES = (1, 8, 32, 128)
@@ -105,28 +106,19 @@ class Plan(BaseModel):
         return -(-(most + SLACK_TOKENS) // 1024) * 1024
 
     def engine_arguments(self) -> dict[str, Any]:
-        """Of `ArmOptions.from_arguments`, the same for every arm; `model_args` win.
-
-        The KV cache is sized by tokens, as a share of the memory would depend on which other engine starts first. The
-        prefix cache is off. Logits are computed in the model's dtype, as a server would.
-        """
+        """Of `ArmOptions.from_arguments`, the same for every arm; `model_args` win."""
         sizes = [self.sizes(cell) for cell in self.cells()]
         largest = max((*self.batches, self.mixed))
         graphs = {"cuda_graph_max_bs_decode": largest} if largest else {"disable_decode_cuda_graph": True}
         if any("graph" in name and "prefill" not in name for name in self.model_args):
             graphs = {}
         return {
-            "mode": "throughput",
+            **ENGINE,
             "max_length": max(sum(size) for requests in sizes for size in requests),
             "max_total_tokens": self.cache_tokens(),
             "max_running_requests": max(16, *map(len, sizes)),
-            "mem_fraction_static": 0.98,
             "chunked_prefill_size": self.chunk,
-            "disable_radix_cache": True,
-            "disable_prefill_cuda_graph": True,
-            "enable_fp32_lm_head": False,
             "skip_tokenizer_init": True,
-            "sleep_on_idle": True,
             "load_format": self.load_format,
             **graphs,
             **self.model_args,
@@ -149,15 +141,11 @@ class Plan(BaseModel):
 
 def make_plan(model: Path, arms: Sequence[BenchArm], baseline: str | None, **options: Any) -> Plan:
     """A checked plan. Raises `UsageError` for an unknown baseline or no sizes, `PrerequisiteError` for no model."""
-    if not (model / "config.json").is_file():
-        raise PrerequisiteError(f"{model} holds no config.json: give a model folder, or --shape for random weights")
-    names = [arm.name for arm in arms]
-    if baseline is not None and baseline not in names:
-        raise UsageError(f"--baseline {baseline} is none of the arms {', '.join(names)}")
+    chosen = baseline_of(model, arms, baseline)
     sizes = (*options.get("lengths", ()), *options.get("batches", ()), *filter(None, [options.get("mixed")]))
     if not sizes or min(sizes) < 1:
         raise UsageError("there is nothing to measure: give --lengths, --batches or --mixed of 1 and more")
     for name in ("lengths", "batches"):
         options[name] = tuple(sorted(set(options.get(name, ()))))
     positions = describe(model).get("max_position_embeddings")
-    return Plan(model=model, arms=tuple(arms), baseline=baseline or names[0], positions=positions, **options)
+    return Plan(model=model, arms=tuple(arms), baseline=chosen, positions=positions, **options)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sage_eval.errors import UsageError
+from sage_eval.probes.measured import Measured, go_on
 from sage_eval.runs.files import read_record, write_json
 
 SERVING, MEMORY = "serving.json", "memory.json"
@@ -108,22 +108,11 @@ class ArmRecord(_Model):
     error: str | None = None
 
 
-class Record(_Model):
+class Record(Measured):
     """The whole file."""
 
     schema_version: Literal[1] = 1
     kind: Literal["serving", "memory"]
-    created: str
-    command: str
-    baseline: str
-    model: dict[str, Any]
-    settings: dict[str, Any]
-    """What all arms share; a second call with other ones is refused."""
-    versions: dict[str, str]
-    host: dict[str, Any]
-    devices: list[dict[str, Any]]
-    code: str | None = None
-    """`attention.source.source_hash()`; None in files of before it was noted."""
     arms: dict[str, ArmRecord] = Field(default_factory=dict)
     blocks: list[Block] = Field(default_factory=list)
     profiles: list[Profile] = Field(default_factory=list)
@@ -164,21 +153,7 @@ def resume(path: Path, new: Record) -> Record:
     """
     if not path.exists():
         return new
-    old = read(path)
-    # What an earlier version did not note of the model is no difference.
-    old.model = {**{name: value for name, value in new.model.items() if name not in old.model}, **old.model}
-    for name in ("kind", "model", "settings", "devices", "versions", "code"):
-        before, now = getattr(old, name), getattr(new, name)
-        if before != now:
-            raise UsageError(f"{path} was measured with another {_difference(name, before, now)}: choose --output")
-    return old.model_copy(update={"command": new.command, "baseline": new.baseline})
-
-
-def _difference(name: str, before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        key = next(key for key in before | now if before.get(key) != now.get(key))
-        return f"{name} ({key}: {before.get(key)!r}, now {now.get(key)!r})"
-    return name
+    return go_on(path, read(path), new, ("kind", "model", "settings", "devices", "versions", "code"))
 
 
 def write(path: Path, record: Record) -> None:

@@ -1,20 +1,16 @@
 """`sage-eval bench serving` and `bench memory` as functions."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from sage_eval.attention.source import source_hash
-from sage_eval.errors import UsageError
 from sage_eval.probes import gpu
 from sage_eval.probes.arms import parse_arms
 from sage_eval.probes.serving import record
 from sage_eval.probes.serving.measure import Measurement
 from sage_eval.probes.serving.plan import make_plan
 from sage_eval.probes.serving.record import MEMORY, SERVING, Record
-from sage_eval.probes.shape import describe, write_shape
-from sage_eval.runs.manifest import devices, find_model, host, versions
+from sage_eval.probes.subject import provenance, subject, subject_name
 
 FILES = {"serving": SERVING, "memory": MEMORY}
 
@@ -38,31 +34,21 @@ def bench(
     before an engine is started, `EngineError` where the baseline's does not come up; other arms that fail are noted in
     the record.
     """
-    if (model is None) == (shape is None):
-        raise UsageError("give either a model or --shape for random weights")
-    parsed = parse_arms(arms)
-    name = shape or Path(str(model)).name
+    name, parsed = subject_name(model, shape), parse_arms(arms)
     folder = output or Path("results") / f"{kind}-{name}"
     path = folder / FILES[kind]
-    source = write_shape(shape, folder / "model") if shape else find_model(str(model))
-    if shape or not any(source.glob("*.safetensors")):
-        options.setdefault("load_format", "dummy")
-    plan = make_plan(source.resolve(), parsed, baseline, **options)
+    source, needed = subject(model, shape, folder)
+    plan = make_plan(source, parsed, baseline, **(needed | options))
     if not shared_gpu:
         gpu.refuse_company()
     into = record.resume(
         path,
         Record(
             kind=kind,
-            created=datetime.now(UTC).replace(microsecond=0).isoformat(),
             command=command,
             baseline=plan.baseline,
-            model={"name": name, **describe(source)},
             settings=plan.settings(),
-            versions=versions(),
-            host=host(),
-            devices=devices(),
-            code=source_hash(),
+            **provenance(name, source),
         ),
     )
     Measurement(plan, into, path, say).run()

@@ -1,9 +1,12 @@
 """Turns, failures and resumption, with servers whose times are given: no engine."""
 
+import time
+
 import pytest
 
 from sage_eval.errors import EngineError, SageEvalError, UsageError
 from sage_eval.probes.arms import parse_arms
+from sage_eval.probes.rate.client import GeneratorError
 from sage_eval.probes.rate.measure import Measurement
 from sage_eval.probes.rate.plan import make_plan
 from sage_eval.probes.rate.record import Record, Result, read
@@ -15,11 +18,12 @@ RATES = (2.0, None)
 class Bench:
     """Stands in for servers and the load generator, and notes what is sent where.
 
-    `broken` maps an arm to "start", "small cache", or to the rate at which its requests fail.
+    `broken` maps an arm to "start", "small cache", or to the rate at which its requests fail; at the rate `deadly` it
+    is the generator that ends.
     """
 
-    def __init__(self, broken=None):
-        self.broken = broken or {}
+    def __init__(self, broken=None, deadly=0.0):
+        self.broken, self.deadly = broken or {}, deadly
         self.sent, self.alive = [], []
 
     def start(self, name, order, logs):
@@ -44,6 +48,8 @@ class StandIn:
         return {"engine": engine, "command": "python -m sglang.launch_server"}, 1.0
 
     def run(self, load, url):
+        if load.rate == self.bench.deadly:
+            raise GeneratorError("the load generator ended")
         if url in self.bench.broken and self.bench.broken[url] == load.rate:
             raise EngineError("1 of 4 requests failed")
         self.bench.sent.append((url, load.rate, load.seed, load.requests))
@@ -52,6 +58,9 @@ class StandIn:
 
     def explain(self, error):
         return EngineError(f"arm {self.name}: {error}")
+
+    def freeze_gc(self):
+        self.bench.sent.append((self.name, "freeze"))
 
     def coverage(self):
         return {"prefill/some": len(self.bench.sent)}
@@ -67,7 +76,8 @@ def work(tmp_path):
     path = tmp_path / "rate.json"
 
     def run(bench, arms="a,b,c", **options):
-        chosen = {"requests": 4, "repeats": 2, "resident": 3} | options
+        chosen = {"requests": 4, "repeats": 2, "resident": 3, "rehearsal": 0.0} | options
+        clock = chosen.pop("clock", time.monotonic)
         plan = make_plan(model, parse_arms(arms), None, chosen.pop("rates", RATES), **chosen)
         empty = Record(
             created="", command="", baseline="a", model=describe(model), settings=plan.settings(), versions={}, host={},
@@ -75,7 +85,7 @@ def work(tmp_path):
         )  # fmt: skip
         into = read(path) if path.exists() else empty
         try:
-            Measurement(plan, into, path, lambda _: None, bench.start, bench.generator).run()
+            Measurement(plan, into, path, lambda _: None, bench.start, bench.generator, clock).run()
         finally:
             assert bench.alive == []
         return read(path)
@@ -92,7 +102,7 @@ def test_each_arm_begins_in_its_turn_with_the_same_requests(work):
     found = work(bench, arms="a,b")
     assert shown(found) == [("ab", 2.0, 0), ("ba", None, 0), ("ba", 2.0, 1), ("ab", None, 1)]
     assert all(block.interleaved for block in found.blocks)
-    measured = bench.sent[2:]  # the first two are warm-ups
+    measured = bench.sent[4:]  # before are warm-ups
     assert [url for url, *_ in measured] == ["a", "b", "b", "a", "b", "a", "a", "b"]
     assert all(one[1:] == other[1:] for one, other in zip(measured[::2], measured[1::2], strict=True))
     assert [block.seed for block in found.blocks[:2]] != [block.seed for block in found.blocks[2:]]
@@ -161,7 +171,7 @@ def test_a_rate_that_does_not_fit_into_the_time_is_left_for_later(work):
     bench = Bench()
     found = work(bench, arms="a,b", rates=(0.01, 100.0), requests=4, repeats=1, total=60)
     assert shown(found) == []
-    assert len(bench.sent) == 2  # warm-ups
+    assert len(bench.sent) == 4  # warm-ups
 
 
 def test_coverage_goes_on_where_an_earlier_call_left_it(work):
@@ -169,3 +179,53 @@ def test_coverage_goes_on_where_an_earlier_call_left_it(work):
     bench = Bench()
     twice = work(bench, arms="a", repeats=2).arms["a"].coverage["prefill/some"]
     assert twice == once + len(bench.sent)
+
+
+def test_each_server_rehearses_a_rate_once_before_it_is_measured_there(work):
+    bench = Bench()
+    work(bench, arms="a,b", rates=(2.0, None), rehearsal=1.0, running=1)
+    assert [(url, *what[:1]) for url, *what in bench.sent[:4]] == [
+        ("a", None),
+        ("a", "freeze"),
+        ("b", None),
+        ("b", "freeze"),
+    ]
+    sent = [(url, rate, requests) for url, rate, _, requests in bench.sent[4:]]
+    assert sent[:4] == [("a", 2.0, 2), ("b", 2.0, 2), ("a", 2.0, 4), ("b", 2.0, 4)]
+    assert sent[4:8] == [("a", None, 2), ("b", None, 2), ("b", None, 4), ("a", None, 4)]
+    assert {requests for *_, requests in sent[8:]} == {4}  # the second repeat
+    assert bench.sent[4][2] not in {seed for _, _, seed, requests in bench.sent[4:] if requests == 4}
+
+
+def test_a_new_server_rehearses_what_an_earlier_call_measured(work):
+    work(Bench(), arms="a", rates=(2.0,), rehearsal=1.0, repeats=1)
+    bench = Bench()
+    work(bench, arms="a", rates=(2.0,), rehearsal=1.0, repeats=2)
+    assert [requests for _, _, _, requests in bench.sent[2:]] == [2, 4]
+
+
+def test_when_the_load_generator_ends_no_arm_has_failed_and_what_was_finished_is_kept(work, tmp_path):
+    with pytest.raises(GeneratorError, match="the load generator ended"):
+        work(Bench(deadly=None), arms="a,b", rates=(2.0,), running=4)  # within the warm-up
+    assert {arm.error for arm in read(tmp_path / "rate.json").arms.values()} == {None}
+    with pytest.raises(GeneratorError):
+        work(Bench(deadly=3.0), arms="a,b", rates=(2.0, 3.0))
+    found = read(tmp_path / "rate.json")
+    assert shown(found) == [("ab", 2.0, 0)]
+    assert {arm.error for arm in found.arms.values()} == {None}
+
+
+@pytest.mark.parametrize(("total", "measured"), [(19.0, []), (21.0, [("ab", None, 0)])])
+def test_all_at_once_is_expected_to_take_as_long_as_the_servers_speed_says(work, total, measured):
+    """Each arm has answered 4 requests in 5 s of warm-up, so that 8 will take it 10 s."""
+    found = work(Bench(), arms="a,b", rates=(None,), requests=8, running=4, repeats=1, total=total, clock=lambda: 0.0)
+    assert shown(found) == measured
+
+
+@pytest.mark.parametrize(("total", "measured"), [(29.0, []), (31.0, [("a", None, 0)])])
+def test_a_rehearsal_is_time_too(work, total, measured):
+    found = work(
+        Bench(), arms="a", rates=(None,), requests=16, running=4, repeats=1, total=total, rehearsal=1.0,
+        clock=lambda: 0.0,
+    )  # fmt: skip
+    assert shown(found) == measured

@@ -1,19 +1,15 @@
-"""Limits, ratios, the plan, the record, its table and its figure: pure functions on made-up numbers."""
+"""Limits, ratios, the record, its table and its figure: pure functions on made-up numbers."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from sage_eval.errors import DataError, PrerequisiteError, UsageError
-from sage_eval.probes import gpu
-from sage_eval.probes.arms import parse_arms
+from sage_eval.errors import DataError, UsageError
 from sage_eval.probes.rate import figures, record
-from sage_eval.probes.rate.plan import make_plan
 from sage_eval.probes.rate.record import ArmRecord, Block, Record, Result
-from sage_eval.probes.rate.summary import behind, kept, limit, summarise
+from sage_eval.probes.rate.summary import behind, limit, summarise
 from sage_eval.probes.rate.table import render
-from sage_eval.probes.shape import describe, write_shape
 from sage_eval.report.figures.style import svgs
 
 BASE, FAST = "fa3", "sage_attn+fa3"
@@ -56,33 +52,9 @@ def measured():
     return made
 
 
-@pytest.fixture
-def model(tmp_path):
-    return write_shape("llama-3.1-8b", tmp_path / "shape")
-
-
 def row(found, arm, rate):
     [wanted] = [row for row in found.summary["rows"] if (row["arm"], row["rate"]) == (arm, rate)]
     return wanted
-
-
-def test_a_server_that_keeps_up_answers_as_fast_as_it_is_asked():
-    assert kept(block(1.0, 0, {BASE: answers([0.2] * 3)}), BASE) == pytest.approx(1.0)
-
-
-def test_a_server_that_falls_behind_answers_slower():
-    # Requests at 0, 1, 2 s; answers at 0.5, 2.5 and 4.5 s.
-    assert kept(block(1.0, 0, {BASE: answers([0.4, 1.4, 2.4])}), BASE) == pytest.approx(0.5)
-
-
-def test_a_server_that_catches_up_after_a_slow_beginning_has_kept_up():
-    # Answers at 1.5, 1.6 and 2.5 s.
-    assert kept(block(1.0, 0, {BASE: answers([1.4, 0.5, 0.4])}), BASE) == 1.0
-
-
-def test_an_answer_that_overtakes_others_does_not_count_as_the_last():
-    # Answers at 0.5, 4.5 and 2.5 s.
-    assert kept(block(1.0, 0, {BASE: answers([0.4, 3.4, 0.4])}), BASE) == pytest.approx(0.5)
 
 
 def test_what_neither_answers_nor_pauses_explain_is_the_generators_own():
@@ -129,45 +101,106 @@ def test_of_two_blocks_the_one_beside_the_baseline_counts(measured):
     assert summarise(measured) == measured.summary
 
 
-def test_the_limit_is_the_highest_rate_that_was_kept_up_with(measured):
-    falls_behind = answers([0.4, 1.4, 2.4])
-    measured.blocks += [
-        block(2.0, 0, {BASE: falls_behind, FAST: answers([0.1] * 3)}),
-        block(4.0, 0, {BASE: falls_behind, FAST: falls_behind}),
+def found(rate, kept):
+    return {"rate": rate, "kept": kept, "done": 3.0, "input_rate": 300.0}
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "knee", "fell", "unsure"),
+    [
+        ([True, True, False], 2.0, 4.0, []),
+        ([True, False, True], 1.0, 2.0, []),
+        ([True, None, True, False], 1.0, 8.0, [2.0]),
+        ([False, True], None, 1.0, []),
+        ([None], None, None, [1.0]),
+        ([True], 1.0, None, []),
+        ([], None, None, []),
+    ],
+)
+def test_the_limit_is_the_highest_rate_below_which_all_were_kept_up_with(verdicts, knee, fell, unsure):
+    rows = [found(2.0**place, kept) for place, kept in enumerate(verdicts)]
+    limits = limit([*rows, found(None, None)])
+    assert (limits["knee"], limits["fell"], limits["open"]) == (knee, fell, unsure)
+    assert (limits["done"], limits["input_rate"]) == (3.0, 300.0)
+
+
+def test_without_all_at_once_there_is_no_throughput_to_tell():
+    assert limit([found(1.0, True)])["done"] is None
+
+
+def paced(*slopes):
+    """A repeat for each of `slopes`: 60 requests, one a second, whose waits grow by so many seconds a second."""
+    seconds = [float(second) for second in range(60)]
+    return [
+        block(1.0, repeat, {BASE: answers([0.1 + slope * second for second in seconds])}, arrivals=seconds, sending=60)
+        for repeat, slope in enumerate(slopes)
     ]
-    limits = summarise(measured)["limits"]
-    assert {arm: found["knee"] for arm, found in limits.items()} == {BASE: 1.0, FAST: 2.0}
-    assert limits[BASE]["done"] == pytest.approx(3 / 1.3)
-    assert limit([]) == {"knee": None, "tried": False, "done": None, "input_rate": None}
+
+
+@pytest.mark.parametrize(
+    ("slopes", "kept", "growth"),
+    [((0.0, 0.01), True, 0.01), ((0.2, 0.0, 0.0), False, 0.2), ((0.0, 0.08), None, 0.08)],
+)
+def test_of_several_repeats_the_worst_counts(measured, slopes, kept, growth):
+    measured.blocks = paced(*slopes)
+    [only] = summarise(measured)["rows"]
+    assert only["kept"] is kept
+    assert only["growth"] == pytest.approx(growth)
 
 
 def test_the_table_begins_with_the_limits(measured):
+    measured.blocks += paced(0.0)
+    measured.blocks[-1].rate = 2.0
     text = render(measured)
     assert text.index("## Limits") < text.index("## Throughput") < text.index("## Latency, ms")
-    assert "- `fa3`: all at once, 2.31 requests/s (231 input tokens/s); kept up with 1/s" in text
-    assert "| 1/s | `sage_attn+fa3` | 6 | 1 | 100% | 1.2 | 120 | 12 |" in text
+    assert "- `fa3`: all at once, 2.31 requests/s (231 input tokens/s); too short to say at 1/s" in text
+    assert "| 1/s | `sage_attn+fa3` | 6 | 2 | 1 | +0 | – | 1.2 | 120 | 12 |" in text
+    assert "| 2/s | `fa3` | 60 | 1 | 1 | +0 | yes |" in text
     assert (
-        "| 1/s | `sage_attn+fa3` | 150.0 | 200.0 | 200.0 | 150.0 | 1.667 [1.500, 2.000] | 10.0 | 20.0 | 10.0 "
-        "| 250.0 | 300.0 | 250.0 |" in text
+        "| 1/s | `sage_attn+fa3` | 2 | 150.0 | – | – | 150.0 | 1.667 (1.500 to 2.000 in 2 repeats) | 10.0 | – | 10.0 "
+        "| 250.0 | – | 250.0 |" in text
     )
-    assert "| all at once | `sage_attn+fa3` | 600.0 | 870.0 | 894.0 | 600.0 | 1.333 (one repeat) |" in text
+    assert "| all at once | `sage_attn+fa3` | 1 | 600.0 | – | – | 600.0 | 1.333 (one repeat, no interval) |" in text
 
 
-def test_an_arm_that_failed_is_named_with_its_reason_and_one_that_keeps_up_with_nothing_so(measured):
+def test_an_arm_that_failed_is_named_with_its_reason_and_one_that_falls_behind_so(measured):
     measured.arms[FAST].error = "arm sage_attn+fa3: 1 of 3 requests failed"
-    measured.blocks = [block(1.0, 0, {BASE: answers([0.4, 1.4, 2.4])})]
-    measured.summary = summarise(measured)
+    measured.blocks = paced(0.5)
     text = render(measured)
     assert "**sage_attn+fa3 failed:** arm sage_attn+fa3: 1 of 3 requests failed" in text
-    assert "- `fa3`: kept up with no rate tried" in text
+    assert "- `fa3`: fell behind at 1/s" in text
 
 
 def test_one_token_an_answer_has_no_time_between_tokens(measured):
     for made in measured.blocks:
         for result in made.results.values():
             result.itl = {}
-    measured.summary = summarise(measured)
-    assert "1.667 [1.500, 2.000] | – | – | – | 250.0" in render(measured)
+    assert "(1.500 to 2.000 in 2 repeats) | – | – | – | 250.0" in render(measured)
+
+
+def test_arms_with_chunks_of_several_sizes_are_named_in_their_order(measured):
+    for arm, size in zip(measured.arms.values(), (8192, 2048), strict=True):
+        arm.engine = {"chunked_prefill_size": size}
+    assert "chunks of 8192, 2048 tokens" in render(measured)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "absent"),
+    [
+        ({}, "and with nothing else", "freeze_gc"),
+        ({"rehearsal": 0.0}, "`/freeze_gc`", "Before its first"),
+        (
+            {"rehearsal": 5.0},
+            "Before its first measured run at a rate it answered 5 s of other requests",
+            "nothing else",
+        ),
+    ],
+)
+def test_the_notes_say_how_servers_were_warmed_up(measured, settings, words, absent):
+    measured.settings |= settings
+    text = render(measured)
+    assert words in text
+    assert absent not in text
 
 
 def test_the_figure_has_a_line_an_arm_and_a_place_for_all_at_once(measured):
@@ -183,63 +216,6 @@ def test_all_at_once_alone_is_no_curve(measured):
     assert list(figures.drawings(measured)) == []
 
 
-def test_low_rates_come_first_and_each_once_before_it_is_repeated(model):
-    plan = make_plan(model, parse_arms(BASE), None, [None, 4.0, 1.0, 4.0], repeats=2)
-    assert list(plan.cells()) == [(0, 1.0), (0, 4.0), (0, None), (1, 1.0), (1, 4.0), (1, None)]
-
-
-def test_a_low_rate_is_sent_fewer_requests(model):
-    plan = make_plan(model, parse_arms(BASE), None, [0.01, 2.0, 100.0, None], requests=60, seconds=10)
-    sizes = {rate: plan.load(rate, 0, 1000).requests for rate in plan.rates}
-    assert sizes == {0.01: 4, 2.0: 20, 100.0: 60, None: 60}
-
-
-def test_each_repeat_sends_other_requests_and_each_arm_the_same(model):
-    plan = make_plan(model, parse_arms(BASE), None, [2.0, 4.0], requests=10)
-    first, again, second = (plan.load(2.0, repeat, 1000) for repeat in (0, 0, 1))
-    assert first == again
-    assert first.seed != second.seed
-
-
-def test_the_cache_holds_what_runs_together(model):
-    plan = make_plan(model, parse_arms(BASE), None, [1.0], requests=100, running=8, input_tokens=1000, output_tokens=24)
-    arguments = plan.engine_arguments()
-    assert arguments["max_length"] == 1024
-    assert arguments["max_total_tokens"] == 8 * 1024 + 2048
-    assert arguments["max_running_requests"] == arguments["cuda_graph_max_bs_decode"] == 8
-    assert plan.warm_up(1000).requests == 8
-
-
-def test_with_a_prefix_cache_it_is_emptied_and_graphs_of_the_user_are_not_added_to(model):
-    mine = {"disable_radix_cache": False, "disable_cuda_graph": True}
-    plan = make_plan(model, parse_arms(BASE), None, [1.0], model_args=mine)
-    load = plan.load(1.0, 0, 1000)
-    assert "--flush-cache" in load.arguments("http://x", Path("w"), Path("o"))
-    assert "--flush-cache" not in load.model_copy(update={"flush": False}).arguments("http://x", Path("w"), Path("o"))
-    assert "cuda_graph_max_bs_decode" not in plan.engine_arguments()
-
-
-@pytest.mark.parametrize(("gib", "together"), [(78, [[BASE, FAST]]), (40, [[BASE], [FAST]])])
-def test_two_servers_of_llama_8b_fit_on_80_gb_and_one_on_40(model, monkeypatch, gib, together):
-    monkeypatch.setattr(gpu, "state", lambda: {"free_mib": gib * 1024})
-    plan = make_plan(model, parse_arms(f"{BASE},{FAST}"), None, [1.0])
-    assert [[arm.name for arm in group] for group in plan.groups(describe(model))] == together
-
-
-@pytest.mark.parametrize(
-    ("rates", "baseline", "message"),
-    [([], None, "over 0"), ([0.0], None, "over 0"), ([float("nan")], None, "over 0"), ([1.0], "x", "none of the arms")],
-)
-def test_plans_that_cannot_be_are_refused(model, rates, baseline, message):
-    with pytest.raises(UsageError, match=message):
-        make_plan(model, parse_arms(BASE), baseline, rates)
-
-
-def test_a_folder_without_a_config_is_no_model(tmp_path):
-    with pytest.raises(PrerequisiteError, match="--shape"):
-        make_plan(tmp_path, parse_arms(BASE), None, [1.0])
-
-
 def test_more_rates_go_into_the_same_file_and_other_requests_do_not(measured, tmp_path):
     path = tmp_path / record.RATE
     record.write(path, measured)
@@ -250,6 +226,14 @@ def test_more_rates_go_into_the_same_file_and_other_requests_do_not(measured, tm
     for name, changed in (("settings", measured.settings | {"seed": 1}), ("devices", [{"name": "another"}])):
         with pytest.raises(UsageError, match=rf"another {name}.*--output"):
             record.resume(path, measured.model_copy(update={name: changed}))
+
+
+@pytest.mark.parametrize("before", ["a" * 64, None])
+def test_what_other_code_measured_or_nobody_knows_which_is_not_added_to(measured, tmp_path, before):
+    path = tmp_path / record.RATE
+    record.write(path, measured.model_copy(update={"code": before}))
+    with pytest.raises(UsageError, match=r"another code.*--output"):
+        record.resume(path, measured.model_copy(update={"code": "b" * 64}))
 
 
 def test_a_file_without_any_result_is_begun_anew_with_other_settings(measured, tmp_path):
@@ -270,7 +254,6 @@ def test_a_file_of_a_later_version_is_refused(measured, tmp_path):
 def test_a_record_of_an_earlier_version_is_read_and_shown():
     stored = record.read(STORED)
     assert len(stored.blocks) == 4
-    assert stored.summary == summarise(stored)
     text = render(stored)
     assert "| 2/s | `sage_attn` |" in text
     assert "SAGE_ATTN_VARIANT=int8-fp16" in text

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sage_eval.attention.source import source_hash
 from sage_eval.cli import main
 from sage_eval.engine import host
 from sage_eval.errors import EngineError
@@ -23,7 +24,9 @@ from sage_eval.runs.files import write_json
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 
 ARMS = "torch_native,sage_attn"
-OPTIONS = {"input_tokens": 32, "output_tokens": 4, "requests": 5, "running": 4, "repeats": 1, "resident": 2}
+OPTIONS = {
+    "input_tokens": 32, "output_tokens": 4, "requests": 5, "running": 4, "repeats": 1, "resident": 2, "rehearsal": 1.0
+}  # fmt: skip
 RATES = (4.0, None)
 
 
@@ -88,7 +91,8 @@ def test_each_server_ran_what_it_was_asked_to(measured):
     kernels = found.arms["sage_attn"].coverage
     assert all("/sage-" in name for name in kernels)
     # The server's own warm-up is one token; the generator warms up with one prompt a run.
-    prompts = 4 + 1 + 2 * (5 + 1)
+    warm_up, rehearsals, runs = 4 + 1, (4 + 1) + (5 + 1), 2 * (5 + 1)
+    prompts = warm_up + rehearsals + runs
     assert sum(tokens for name, tokens in kernels.items() if name.startswith("prefill")) == prompts * 32 + 1
 
 
@@ -110,6 +114,7 @@ def test_the_same_server_can_be_started_by_hand(measured, model):
 def test_the_file_and_its_rendering_are_what_was_returned(measured, capsys):
     found, folder, *_ = measured
     assert record.read(folder / record.RATE) == found
+    assert found.code == source_hash()
     assert main(["report", str(folder)]) == 0
     assert "| all at once | `sage_attn` |" in capsys.readouterr().out
     assert (folder / "figures" / "rate-ttft.svg").exists()
