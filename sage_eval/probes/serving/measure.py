@@ -22,9 +22,10 @@ MAX_ROUNDS = 200
 PROFILE_COST = 4.0
 """A profile takes so many times as long as its run, roughly: it may be repeated without graphs, and traces are read."""
 WARM_SHARE = 0.2
-"""Of a cell's seconds: where every arm's first run takes longer, it is not thrown away as a warm-up.
+"""Of a cell's seconds: where every arm's first run of one prompt takes longer, it is not thrown away as a warm-up.
 
-One arm alone that takes so long compiles a kernel.
+One arm alone that takes so long compiles a kernel. Of many requests at once the first run always is thrown away: they
+come in batches of many sizes, and a kernel that one arm compiles for some of them hides in the time of all.
 """
 
 
@@ -115,7 +116,7 @@ class Measurement:
         for name in arms:
             self._engines.guarded(name, lambda worker: results.update({worker.name: self._first(worker, cell)}))
         firsts = [result.warm_up or 0.0 for result in results.values()]
-        if self.plan.seconds and firsts and min(firsts) > WARM_SHARE * self.plan.seconds:
+        if cell.kind == "prefill" and firsts and min(firsts) > WARM_SHARE * self.plan.seconds > 0:
             results = {
                 name: r.model_copy(update={"seconds": [r.warm_up], "warm_up": None}) for name, r in results.items()
             }

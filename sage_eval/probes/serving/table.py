@@ -106,7 +106,7 @@ def _notes(record: Record) -> str:
         "Times are `time.perf_counter` around SGLang's Engine in Python: handing over token ids, scheduling, computing "
         "and the reply's way back; not tokenising, and no HTTP. Prompts are random token ids, new ones each round. "
         "Decode is from the last sequence's first token to the last token, divided by the steps. The first run of a "
-        "cell is a warm-up, except where it is long.",
+        "cell is a warm-up, except where it is a long prompt's.",
         "Arms took turns round by round where they have an interval: 95 %, by bootstrap over rounds; marked *, too few "
         "rounds for that, the least and the greatest ratio of a round. *Of* is the p50, in ms, of the baseline's runs "
         "that the ratio is of; its row shows its last runs, which may have been beside another arm. "

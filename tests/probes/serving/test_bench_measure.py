@@ -74,6 +74,13 @@ def test_a_first_run_that_only_one_arm_takes_long_for_is_a_warm_up(work):
     assert max(block.results["b"].seconds) < 1
 
 
+def test_a_long_first_run_of_many_requests_is_a_warm_up(work):
+    # As what one arm compiles for some of them would count against it.
+    found = work(Bench({"a": 0.1, "b": 0.1}), arms="a,b", lengths=(), mixed=8, seconds=4.0)
+    [block] = found.blocks
+    assert all(len(result.seconds) == 1 and result.warm_up > 0.8 for result in block.results.values())
+
+
 def test_a_finished_cell_is_not_run_again(work):
     speed = {"a": 1.0, "b": 2.0}
     work(Bench(speed), arms="a,b", lengths=(1024,))
