@@ -80,55 +80,61 @@ def test_the_floors_and_damages_are_those_of_the_published_run():
             )
 
 
+def served(folder):
+    """The record of `bench serving`, and arm → (kind, size) → ratio to the baseline."""
+    record = json.loads((ROOT / "results" / folder / "serving.json").read_text())
+    ratios = {arm: {} for arm in record["arms"]}
+    for row in record["summary"]["rows"]:
+        ratios[row["arm"]][row["kind"], row["size"]] = row["ratio"]
+    return record, ratios
+
+
 def test_the_engines_speeds_are_those_of_the_published_benchmark():
-    summary = json.loads((ROOT / "results" / "serving-h200" / "serving.json").read_text())["summary"]["rows"]
-    found = {(row["arm"], row["size"]): row["ratio"] for row in summary if row["kind"] == "prefill" and row["ratio"]}
-    sizes = (1024, 4096, 32768, 100000)
-    lines = {line: cells(line) for line in README.splitlines() if line.startswith("| `int8-")}
-    assert len(lines) == 3
-    for name, *shown in lines.values():
-        settings = ",".join(re.findall(r"`([^`]*)`", name))
-        for size, text in zip(sizes, shown, strict=True):
-            assert same(text, found[f"sage_attn+fa3:variant={settings}", size]["value"]), (name, size)
+    _, ratios = served("serving-h100")
+    ours = "sage_attn+fa3:variant=int8-fp"
+    arms = (f"{ours}16", f"{ours}16,min_tokens=4096", f"{ours}8", "flashinfer", "triton")
+    start = README.index("| input tokens | 1,024 |")
+    lines = list(map(cells, README[start:].splitlines()[2:7]))
+    for arm, (_, *shown) in zip(arms, lines, strict=True):
+        for size, text in zip((1024, 4096, 8192, 32768, 131072), shown, strict=True):
+            found = ratios[arm].get(("prefill", size))
+            if found is None:
+                expected = "–"
+            elif found["low"] is None:
+                expected = f"{found['value']:.2f} †"
+            else:
+                expected = f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+            assert text == expected, (arm, size)
 
 
-def test_the_h100s_speeds_are_those_of_the_published_benchmarks():
-    """Each figure of the paragraph, in its order."""
-    words = " ".join(README.split())
-    paragraph = words.partition("An H100, beside other work")[2].partition("Decode takes the same time")[0]
+def test_the_text_on_speed_is_that_of_the_published_benchmarks():
+    """Each figure of the paragraphs after the table."""
+    words = " ".join(README.partition("Beside FA3, then")[2].partition("Decode takes the same time")[0].split())
+    record, ratios = served("serving-h100")
+    arms = [ratio["prefill", 1024] for ratio in ratios.values() if ratio["prefill", 1024]]
+    base = [1e3 * found["baseline"] for found in arms]
+    assert f"{min(base):.1f} to {max(base):.1f} ms beside one arm or another" in words
+    old = served("serving-h200")[1]["sage_attn+fa3:variant=int8-fp16"]
+    speeds = "{:.2f} at 1,024 tokens, {:.2f} at 4,096 and, in one round each, {:.2f} at 32,768 and {:.2f} at 100,000"
+    assert speeds.format(*(old["prefill", n]["value"] for n in (1024, 4096, 32768, 100000))) in words
 
-    def ratios(folder, arm):
-        rows = json.loads((ROOT / "results" / folder / "serving.json").read_text())["summary"]["rows"]
-        return {(row["kind"], row["size"]): row["ratio"] for row in rows if row["arm"] == arm and row["ratio"]}
+    name = "sage_attn+fa3:variant=int8-fp16"
+    mixed = ratios[name]["mixed", 64]
+    assert f"({mixed['value']:.3f}, {mixed['low']:.3f} to {mixed['high']:.3f} in three rounds)" in words
 
-    def interval(found):
-        return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+    found = {(p["arm"], p["cell"]["size"]): p for p in record["profiles"] if p["cell"]["kind"] == "prefill"}
+    times = {key: profile["times"]["seconds"] for key, profile in found.items()}
+    sizes = (4096, 32768, 131072)
+    shares = [times["fa3", n]["attention"] / sum(times["fa3", n].values()) for n in sizes]
+    text = "attention is {:.0%} of FA3's time at 4,096 tokens, {:.0%} at 32,768 and {:.0%} at 131,072"
+    assert text.format(*shares).replace("%", " %") in words
+    faster = [times["fa3", n]["attention"] / times[name, n]["attention"] for n in sizes]
+    assert "is {:.2f}, {:.2f} and {:.2f} times as fast there".format(*faster) in words
 
-    ours = ratios("serving-h100", "sage_attn+fa3:variant=int8-fp16")
-    triton = ratios("serving-h100-others", "triton")
-    figures = [
-        f"{ours['prefill', 1024]['value']:.2f} at 1,024",
-        f"{interval(ours['prefill', 4096])} at 4,096",
-        f"{interval(ours['prefill', 8192])} at 8,192",
-        f"{ours['prefill', 32768]['value']:.2f} at 32,768",
-        f"{ours['prefill', 131072]['value']:.2f} at 131,072",
-        f"{interval(triton['prefill', 4096])} at 4,096",
-        f"{triton['prefill', 32768]['value']:.2f} at 32,768",
-        f"no difference ({ours['mixed', 64]['value']:.2f}, one round)",
-    ]
-    places = [paragraph.find(figure) for figure in figures]
-    assert -1 not in places, [figure for figure, place in zip(figures, places, strict=True) if place < 0]
-    assert places == sorted(places)
-
-    served = json.loads((ROOT / "results" / "serving-h100" / "serving.json").read_text())
-    shares = {}
-    for profile in served["profiles"]:
-        if profile["cell"]["kind"] == "prefill" and profile["arm"] == "sage_attn+fa3:variant=int8-fp16":
-            seconds = profile["times"]["seconds"]
-            shares[profile["cell"]["size"]] = seconds["attention"] / sum(seconds.values())
-    text = "attention is {:.0%} of `sage_attn+fa3`'s time at 4,096 tokens, {:.0%} at 32,768 and {:.0%} at 131,072"
-    shown = text.format(*(shares[size] for size in (4096, 32768, 131072))).replace("%", " %")
-    assert shown in paragraph
+    rates = json.loads((ROOT / "results" / "serving-h100" / "rate.json").read_text())["summary"]
+    rows = {row["rate"]: row for row in rates["rows"] if row["arm"] == "sage_attn+fa3"}
+    assert "({:.2f}, {:.2f} and {:.2f} of FA3's".format(*(rows[n]["ratio"]["value"] for n in (4, 8, 14))) in words
+    assert all(limit["knee"] == 14 and round(limit["done"]) == 16 for limit in rates["limits"].values())
 
 
 def test_the_kernel_figures_are_those_of_the_published_benchmark():

@@ -9,7 +9,7 @@ from sage_eval.errors import UsageError
 
 
 class Measured(BaseModel):
-    """What was measured, where, when, and by which command."""
+    """What was measured, where, when, and by which commands, a line each."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,8 +34,9 @@ def go_on(where: object, old: M, new: M, names: Sequence[str]) -> M:
 
     Raises `UsageError` where one of the fields `names` differs: the numbers would not compare.
     """
+    commands = "\n".join(dict.fromkeys([*old.command.splitlines(), new.command]))
     # What an earlier version did not note of the model is no difference.
-    old = old.model_copy(update={"model": new.model | old.model, "command": new.command, "baseline": new.baseline})
+    old = old.model_copy(update={"model": new.model | old.model, "command": commands, "baseline": new.baseline})
     for name in names:
         before, now = getattr(old, name), getattr(new, name)
         if before != now:

@@ -51,8 +51,8 @@ def summarise(record: Record) -> dict[str, Any]:
     for cell in cells(record):
         for arm in record.arms:
             blocks = [block for block in record.blocks_of(cell) if arm in block.results]
-            # An arm with a baseline beside it is worth more than one without; of several such the last counts.
-            blocks.sort(key=lambda block: record.baseline in block.results)
+            # Beside the baseline is worth more than alone, more rounds than fewer; of several such the last counts.
+            blocks.sort(key=lambda block: (record.baseline in block.results, len(block.results[arm].seconds)))
             if blocks:
                 rows.append(row(_with_baseline(record, blocks[-1], arm), arm, record.baseline))
     for arm in record.arms:

@@ -109,7 +109,7 @@ def _notes(record: Record) -> str:
         "cell is a warm-up, except where it is a long prompt's.",
         "Arms took turns round by round where they have an interval: 95 %, by bootstrap over rounds; marked *, too few "
         "rounds for that, the least and the greatest ratio of a round. *Of* is the p50, in ms, of the baseline's runs "
-        "that the ratio is of; its row shows its last runs, which may have been beside another arm. "
+        "that the ratio is of; its row shows those of most rounds, which may have been beside another arm. "
         "The quadratic part is the share of the time that grows with the square of the length, from a fit over the "
         "lengths: about what attention takes"
         + ("; *Where the time goes* has what a profiler saw." if record.profiles else ", no run having been profiled."),

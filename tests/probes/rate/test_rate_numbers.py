@@ -220,7 +220,7 @@ def test_more_rates_go_into_the_same_file_and_other_requests_do_not(measured, tm
     path = tmp_path / record.RATE
     record.write(path, measured)
     again = record.resume(path, measured.model_copy(update={"blocks": [], "arms": {}, "command": "again"}))
-    assert (again.blocks, again.command) == (measured.blocks, "again")
+    assert (again.blocks, again.command) == (measured.blocks, f"{measured.command}\nagain")
     assert again.done(FAST, 1.0, 1)
     assert not again.done(FAST, None, 1)
     for name, changed in (("settings", measured.settings | {"seed": 1}), ("devices", [{"name": "another"}])):

@@ -46,7 +46,7 @@ def test_a_record_is_resumed_with_its_results(measured, tmp_path):
     record.write(path, measured)
     again = record.resume(path, measured.model_copy(update={"blocks": [], "arms": {}, "command": "again"}))
     assert again.blocks == measured.blocks
-    assert again.command == "again"
+    assert again.command == f"{measured.command}\nagain"
     assert again.done(FAST, Cell(kind="prefill", size=8192))
     assert not again.done("triton", Cell(kind="prefill", size=8192))
 
@@ -109,6 +109,12 @@ def test_a_ratio_has_the_baselines_time_beside_it_that_it_follows_from(measured)
         found = rows[arm]["ratio"]
         assert found["baseline"] == base
         assert found["value"] == pytest.approx(base / rows[arm]["seconds"]["p50"])
+
+
+def test_an_arms_row_is_of_the_block_with_most_rounds(measured):
+    measured.blocks.append(block(32768, [5.0] * 2, [5.0] * 2))
+    rows = [row for row in summarise(measured)["rows"] if row["size"] == 32768]
+    assert [row["rounds"] for row in rows] == [40, 40]
 
 
 def test_a_quadratic_part_is_shown_only_where_one_was_fitted(measured):
