@@ -58,7 +58,8 @@ def scoring(  # noqa: PLR0913, PLR0917 - one parameter a flag
     from sage_eval.probes.arms import parse_arms
     from sage_eval.probes.scoring import columns, table
     from sage_eval.probes.scoring import tokenizer as tokenizers
-    from sage_eval.probes.scoring.run import Plan, bench
+    from sage_eval.probes.scoring.plan import Plan
+    from sage_eval.probes.scoring.run import bench
     from sage_eval.probes.shape import write_shape
     from sage_eval.runs.manifest import find_model
 

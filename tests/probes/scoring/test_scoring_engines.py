@@ -7,8 +7,9 @@ import pytest
 
 from sage_eval.probes.arms import parse_arms
 from sage_eval.probes.scoring import table
+from sage_eval.probes.scoring.plan import Plan
 from sage_eval.probes.scoring.rate import make_prompts
-from sage_eval.probes.scoring.run import Plan, bench
+from sage_eval.probes.scoring.run import bench
 from sage_eval.probes.scoring.table import markdown, ratios
 
 TASKS = Path(__file__).resolve().parents[2] / "runs" / "tasks"
