@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from concurrent.futures import Future
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,16 @@ class Watch:
         """SIGQUIT is as it was, once no other engine is watched either. May be called twice."""
         _unwatch(self._suspect)
 
-    def wait(self, future: "Future[Any]", failure: str) -> Any:
+    def wait(self, future: "futures.Future[Any]", failure: str) -> Any:
         """The result of `future`; `EngineError` where a child dies meanwhile, or, as `failure`, where it has none."""
-        while True:
-            try:
-                return future.result(timeout=_POLL_SECONDS)
-            except TimeoutError:
-                if future.done():
-                    raise
-                self.raise_if_dead()
-            except (EngineError, KeyboardInterrupt):
-                raise
-            except BaseException as error:
-                raise EngineError(f"{failure}: {self._last_error() or error}") from error
+        while not futures.wait([future], timeout=_POLL_SECONDS).done:
+            self.raise_if_dead()
+        try:
+            return future.result()
+        except (EngineError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise EngineError(f"{failure}: {self._last_error() or error}") from error
 
     def raise_if_dead(self) -> None:
         """Raise the post-mortem if a child has ended. One that has sent SIGQUIT is about to: give it the time."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_eval import errors
-from sage_eval.errors import EngineError, SageEvalError
+from sage_eval.errors import EngineError, PrerequisiteError, SageEvalError
 from sage_eval.runs.child import end_group, environment, last_line
 
 START_SECONDS = 600.0
@@ -27,9 +27,13 @@ class Worker:
         self.name = name
         self._started = time.perf_counter()
         self._dismissed = False
-        folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / f"{re.sub(r'[^A-Za-z0-9.+_-]+', '-', name)}.log"
-        with self._log.open("wb") as log:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            opened = self._log.open("wb")
+        except OSError as error:
+            raise PrerequisiteError(f"{self._log} cannot be written: {error.strerror or error}") from error
+        with opened as log:
             # Its own session: a Ctrl-C on the terminal reaches this process only, which then ends the whole group.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module],

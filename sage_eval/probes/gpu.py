@@ -25,7 +25,9 @@ def _device() -> Iterator[Any]:
 
 
 def _first_visible(nvml: Any) -> Any:
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if not first:  # set, and empty: CUDA sees none
+        return None
     try:
         if first.lstrip("-").isdigit():
             return nvml, nvml.nvmlDeviceGetHandleByIndex(int(first))

@@ -25,6 +25,11 @@ class Measured(BaseModel):
     code: str | None = None
     """`attention.source.source_hash()`; None in files of before it was noted."""
 
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What makes times comparable; another machine of the same make is none."""
+        return {"devices": self.devices} | {name: self.host.get(name) for name in ("cpu", "cores")}
+
 
 M = TypeVar("M", bound=Measured)
 

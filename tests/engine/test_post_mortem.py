@@ -47,9 +47,9 @@ def watch(log):
     found.end()
 
 
-def failed():
+def failed(error=None):
     future = Future()
-    future.set_exception(RuntimeError("no reply"))
+    future.set_exception(error or RuntimeError("no reply"))
     return future
 
 
@@ -59,6 +59,11 @@ def test_what_failed_is_said_with_the_schedulers_reason_if_it_gave_one(watch, lo
     log.write_text(TRACEBACK + "RuntimeError: no weights\n")
     with pytest.raises(EngineError, match=r"^it did not: RuntimeError: no weights$"):
         watch.wait(failed(), "it did not")
+
+
+def test_an_answer_that_is_a_timeout_is_no_other_error_than_any(watch):
+    with pytest.raises(EngineError, match=r"^it did not: 30 s$"):
+        watch.wait(failed(TimeoutError("30 s")), "it did not")
 
 
 def test_a_child_that_ends_while_an_answer_is_waited_for_is_an_error(watch, log):

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sage_eval.errors import DataError, EngineError
+from sage_eval.errors import DataError, EngineError, PrerequisiteError
 from sage_eval.probes.client import Worker
 
 
@@ -21,6 +21,12 @@ def test_it_is_ready_once_it_answers_and_each_command_has_its_answer(worker):
     assert seconds > 0
     assert worker.ask("run", size=3, within=60.0) == {"do": "run", "size": 3}
     assert worker.ask("run", size=4) == {"do": "run", "size": 4}
+
+
+def test_a_folder_that_cannot_be_is_said_before_anything_starts(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PrerequisiteError, match=r"file.* cannot be written"):
+        Worker("fa3", {}, tmp_path / "file" / "logs", "tests.probes.obeying")
 
 
 def test_an_error_that_it_reports_is_raised_as_what_it_is(worker):

@@ -1,4 +1,7 @@
-"""Who else is on the GPU."""
+"""Who else is on the GPU, and which it is."""
+
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -6,9 +9,33 @@ from sage_eval.errors import PrerequisiteError
 from sage_eval.probes import gpu
 
 
-def test_company_on_the_gpu_is_refused_where_there_is_a_gpu():
-    if gpu.state() is None:
+@pytest.fixture
+def card(monkeypatch):
+    """A driver with one GPU, on which `processes` compute."""
+    found = SimpleNamespace(processes=[])
+    driver = SimpleNamespace(
+        NVMLError=type("NVMLError", (Exception,), {}),
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetComputeRunningProcesses=lambda _: found.processes,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return found
+
+
+def test_company_is_refused_by_its_process(card):
+    card.processes = [SimpleNamespace(pid=4711)]
+    with pytest.raises(PrerequisiteError, match=r"4711.*--shared-gpu"):
         gpu.refuse_company()
-    else:
-        with pytest.raises(PrerequisiteError, match="--shared-gpu"):
-            gpu.refuse_company()
+
+
+def test_a_gpu_for_oneself_is_not(card):
+    gpu.refuse_company()
+
+
+def test_where_cuda_is_shown_no_gpu_nobody_is_company(card, monkeypatch):
+    card.processes = [SimpleNamespace(pid=4711)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    gpu.refuse_company()

@@ -104,6 +104,7 @@ def memory(  # noqa: PLR0913, PLR0917 - one parameter a flag
 def _run(kind: Any, model: str | None, arms: str, *, json: bool, **options: Any) -> None:
     import shlex
 
+    from sage_eval.probes.arms import parse_arms
     from sage_eval.probes.serving.run import bench
     from sage_eval.probes.serving.table import render
 
@@ -114,7 +115,8 @@ def _run(kind: Any, model: str | None, arms: str, *, json: bool, **options: Any)
     found, folder = bench(kind, model, arms, command=command, say=say, **options)
     typer.echo(encoder.dumps(found.model_dump(mode="json"), indent=1) if json else render(found), nl=json)
     say(f"run folder: {folder}")
-    raise typer.Exit(1 if any(arm.error for arm in found.arms.values()) else 0)
+    asked = [found.arms[arm.name] for arm in parse_arms(arms) if arm.name in found.arms]  # others are of earlier calls
+    raise typer.Exit(1 if any(arm.error for arm in asked) else 0)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -28,6 +28,9 @@ One arm alone that takes so long compiles a kernel. Of many requests at once the
 come in batches of many sizes, and a kernel that one arm compiles for some of them hides in the time of all.
 """
 
+WARM_UP, PROFILED = -1, -2
+"""Rounds of their own, so that no timed one finds its prompts in a prefix cache."""
+
 
 class Measurement:
     """Works through a plan and keeps `path` up to date. `say` is told of progress; `start` begins an arm's process."""
@@ -159,7 +162,7 @@ class Measurement:
     def _first(self, worker: Worker, cell: Cell) -> Result:
         """The first run of a cell, with the memory it took."""
         rest = self._engines.ask(worker, "memory")["memory"]
-        seconds = self._time(worker, cell, 0)
+        seconds = self._time(worker, cell, WARM_UP)
         peak = self._engines.ask(worker, "memory")["memory"]
         memory = {f"before_{name}": rest[name] for name in ("allocated", "reserved", "rss") if name in rest}
         memory |= {name: value for name, value in peak.items() if name.startswith("peak_")}
@@ -189,7 +192,7 @@ class Measurement:
 
     def _profile_cell(self, worker: Worker, cell: Cell) -> None:
         """Add a profile to the record. An engine that fails meanwhile is ended; its arm has not failed: it is timed."""
-        command = self.plan.profiled_command(cell) | {"seed": self._seed(cell, 0), "kind": cell.kind}
+        command = self.plan.profiled_command(cell) | {"seed": self._seed(cell, PROFILED), "kind": cell.kind}
         try:
             found = self._engines.ask(worker, "profile", **command)["profile"]
         except SageEvalError as error:

@@ -151,9 +151,9 @@ def resume(path: Path, new: Record) -> Record:
     Raises `UsageError` where the file is of another model, machine, settings or attention code, or does not say of
     which code: its numbers would not compare.
     """
-    if not path.exists():
+    if not path.exists() or not (old := read(path)).blocks:
         return new
-    return go_on(path, read(path), new, ("kind", "model", "settings", "devices", "versions", "code"))
+    return go_on(path, old, new, ("kind", "model", "settings", "machine", "versions", "code"))
 
 
 def write(path: Path, record: Record) -> None:

@@ -17,6 +17,7 @@ class Bench:
         self.speed, self.broken, self.compiles = speed, broken or {}, set(compiles)
         self.blind, self.fatal = blind, fatal
         self.asked, self.profiled, self.limits, self.started, self.alive = [], [], [], [], []
+        self.profile_seeds = []
         self.now = 0.0
 
     def clock(self):
@@ -51,6 +52,7 @@ class StandIn:
             return {"coverage": {"prefill/some": len(self.bench.asked)}}
         if do == "profile":
             self.bench.profiled.append((self.name, command["kind"], length or command["requests"]))
+            self.bench.profile_seeds.append(seed)
             self.bench.now += self.bench.seconds(self.name, length)
             if (self.name, length) in self.bench.fatal:
                 raise EngineError("it ended")

@@ -74,6 +74,14 @@ def test_a_first_run_that_only_one_arm_takes_long_for_is_a_warm_up(work):
     assert max(block.results["b"].seconds) < 1
 
 
+def test_no_timed_run_has_the_prompts_of_another_or_of_a_warm_up_or_a_profile(work):
+    bench = Bench({"a": 1.0})
+    work(bench, arms="a", lengths=(4096,), profile=1.0)
+    timed = [seed for _, length, seed in bench.asked if length == 4096 and seed]  # an engine's own warm-up has seed 0
+    assert len(timed) == 1 + 4
+    assert len({*timed, *bench.profile_seeds}) == 1 + 4 + 1
+
+
 def test_a_long_first_run_of_many_requests_is_a_warm_up(work):
     # As what one arm compiles for some of them would count against it.
     found = work(Bench({"a": 0.1, "b": 0.1}), arms="a,b", lengths=(), mixed=8, seconds=4.0)

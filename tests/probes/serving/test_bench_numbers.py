@@ -51,6 +51,20 @@ def test_a_record_is_resumed_with_its_results(measured, tmp_path):
     assert not again.done("triton", Cell(kind="prefill", size=8192))
 
 
+def test_a_file_in_which_nothing_was_measured_is_begun_anew(measured, tmp_path):
+    path = tmp_path / record.SERVING
+    empty = measured.model_copy(update={"blocks": [], "settings": {"engine": {"load_format": "mistyped"}}})
+    record.write(path, empty)
+    assert record.resume(path, measured).settings == measured.settings
+
+
+def test_another_machine_does_not_go_into_the_same_file(measured, tmp_path):
+    path = tmp_path / record.SERVING
+    record.write(path, measured)
+    with pytest.raises(UsageError, match="cpu: 'some CPU', now 'another'"):
+        record.resume(path, measured.model_copy(update={"host": {"cpu": "another"}}))
+
+
 def test_another_model_does_not_go_into_the_same_file(measured, tmp_path):
     path = tmp_path / record.SERVING
     record.write(path, measured)
