@@ -101,15 +101,16 @@ def test_the_engines_speeds_are_those_of_the_published_benchmark():
             if found is None:
                 expected = "–"
             elif found["low"] is None:
-                expected = f"{found['value']:.2f} †"
+                expected = f"{found['value']:.3f} †"
             else:
-                expected = f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+                expected = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+                expected += "*" if found["method"].startswith("range") else ""
             assert text == expected, (arm, size)
 
 
 def test_the_text_on_speed_is_that_of_the_published_benchmarks():
     """Each figure of the paragraphs after the table."""
-    words = " ".join(README.partition("Beside FA3, then")[2].partition("Decode takes the same time")[0].split())
+    words = " ".join(README.partition("Beside FA3, then")[2].partition("Attention alone (")[0].split())
     record, ratios = served("serving-h100")
     arms = [ratio["prefill", 1024] for ratio in ratios.values() if ratio["prefill", 1024]]
     base = [1e3 * found["baseline"] for found in arms]
@@ -130,10 +131,25 @@ def test_the_text_on_speed_is_that_of_the_published_benchmarks():
     assert text.format(*shares).replace("%", " %") in words
     faster = [times["fa3", n]["attention"] / times[name, n]["attention"] for n in sizes]
     assert "is {:.2f}, {:.2f} and {:.2f} times as fast there".format(*faster) in words
+    beside = {name: ratios[name]["prefill", 1024]["baseline"] / ratios[name]["prefill", 1024]["value"]}
+    beside["fa3"] = ratios[name]["prefill", 1024]["baseline"]
+    busy = {arm: sum(times[arm, 1024].values()) - times[arm, 1024]["idle"] for arm in beside}
+    idle = {arm: f"{1 - busy[arm] / beside[arm]:.0%}".replace("%", " %") for arm in beside}
+    assert f"for {idle[name]} of `sage_attn+fa3`'s time and {idle['fa3']} of FA3's beside it" in words
+
+    peaks = {}
+    for block in record["blocks"]:
+        if block["cell"] == {"kind": "prefill", "size": 131072} and name in block["results"]:
+            for arm, result in block["results"].items():
+                peaks[arm] = result["memory"]["peak_allocated"] - result["memory"]["before_allocated"]
+    assert f"took {(peaks[name] - peaks['fa3']) / 2**20:.1f} MiB more than FA3's" in words
 
     rates = json.loads((ROOT / "results" / "serving-h100" / "rate.json").read_text())["summary"]
     rows = {row["rate"]: row for row in rates["rows"] if row["arm"] == "sage_attn+fa3"}
-    assert "({:.2f}, {:.2f} and {:.2f} of FA3's".format(*(rows[n]["ratio"]["value"] for n in (4, 8, 14))) in words
+    found = [rows[rate]["ratio"] for rate in (4, 8, 14)]
+    assert "({:.2f}, {:.2f} and {:.2f} of FA3's".format(*(ratio["value"] for ratio in found)) in words
+    ranges = [f"{ratio['low']:.2f} to {ratio['high']:.2f}" for ratio in found]
+    assert f"in two repeats {', '.join(ranges[:2])} and {ranges[2]})" in words
     assert all(limit["knee"] == 14 and round(limit["done"]) == 16 for limit in rates["limits"].values())
 
 
