@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from sage_eval.config import RunConfig
 from sage_eval.runs import manifest as manifests
-from sage_eval.runs.folder import ARM
+from sage_eval.runs.folder import ARM, MANIFEST
 from sage_eval.runs.tasks import load_tasks
 
 # Prompt tokens a second by device: an upper limit, and useful FLOP/s from which 2 · parameters is a token's share.
@@ -84,7 +84,7 @@ def plan(config: RunConfig) -> Plan:
         tokenizer = AutoTokenizer.from_pretrained(model)
         counted = [_count(name, task, tokenizer, config) for name, task in tasks.items()]
     devices = manifests.devices()
-    rate, source = _measured(config, model) or _assumed(model, devices)
+    rate, source = measured_rate(config, model, devices) or _assumed(model, devices)
     work = sum(task.prompt_tokens + task.new_tokens / _DECODE_SHARE for task in counted)
     arms = 2 + len(config.arms)
     start = _START_SECONDS["gpu" if devices else "cpu"]
@@ -130,20 +130,31 @@ def _encode(tokenizer: Any, prompts: Iterable[str]) -> list[list[int]]:
     return ids
 
 
-def _measured(config: RunConfig, model: Path) -> tuple[float, str] | None:
-    """Prompt tokens a second of the latest finished arm of this model in the folder where runs are kept."""
+def measured_rate(config: RunConfig, model: Path, devices: list[dict[str, Any]]) -> tuple[float, str] | None:
+    """Prompt tokens a second, and whence: of the latest finished arm of this model on such a machine as this one.
+
+    Looks at the runs beside `config.output`; `devices` are this machine's GPUs. None where there is no such arm.
+    """
     parent = config.output.parent if config.output else Path("results")
     digest = manifests.describe_model(config.model, model)["sha256"]
     for path in sorted(parent.glob(f"*/arms/*/{ARM}"), key=lambda found: -found.stat().st_mtime):
         try:
             record = json.loads(path.read_text())
             coverage = record["engine"]["coverage"]
-            if record["spec"]["model_hash"] == digest:
+            if record["spec"]["model_hash"] == digest and _is_here(path.parents[2] / MANIFEST, devices):
                 work = coverage["prompt_tokens"] + coverage["generated_tokens"] / _DECODE_SHARE
                 return work / record["seconds"]["evaluate"], f"measured in {path.parents[2]}"
-        except (ValueError, KeyError, TypeError, ZeroDivisionError):
-            continue  # another version's run: an estimate does without it
+        except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):
+            continue  # another version's run, or half of one: an estimate does without it
     return None
+
+
+def _is_here(manifest: Path, devices: list[dict[str, Any]]) -> bool:
+    """Whether a run was made on such a GPU as the first of `devices`, or, without any, on as many CPU cores."""
+    found = json.loads(manifest.read_text())
+    if devices and found["devices"]:
+        return bool(found["devices"][0]["name"] == devices[0]["name"])
+    return not devices and not found["devices"] and found["host"]["cores"] == manifests.host()["cores"]
 
 
 def _assumed(model: Path, devices: list[dict[str, Any]]) -> tuple[float, str]:
