@@ -1,9 +1,15 @@
-"""A record of request rates for tests of what is made of it."""
+"""A record of request rates that is made up, and one that a measurement of stand-ins makes."""
+
+import time
 
 import pytest
 
-from sage_eval.probes.rate.record import ArmRecord, Record
+from sage_eval.probes.arms import parse_arms
+from sage_eval.probes.rate.measure import Measurement
+from sage_eval.probes.rate.plan import make_plan
+from sage_eval.probes.rate.record import ArmRecord, Record, read
 from sage_eval.probes.rate.summary import summarise
+from sage_eval.probes.shape import describe, write_shape
 from tests.probes.rate.made_up import BASE, FAST, answers, block
 
 
@@ -26,3 +32,27 @@ def measured():
     )  # fmt: skip
     made.summary = summarise(made)
     return made
+
+
+@pytest.fixture
+def work(tmp_path):
+    """`work(bench, **options)`: the record after measuring arms a, b and c, baseline a, 4 requests at each rate."""
+    model = write_shape("llama-3.1-8b", tmp_path / "model")
+    path = tmp_path / "rate.json"
+
+    def run(bench, arms="a,b,c", **options):
+        chosen = {"requests": 4, "repeats": 2, "resident": 3, "rehearsal": 0.0} | options
+        clock = chosen.pop("clock", time.monotonic)
+        plan = make_plan(model, parse_arms(arms), None, chosen.pop("rates", (2.0, None)), **chosen)
+        empty = Record(
+            created="", command="", baseline="a", model=describe(model), settings=plan.settings(), versions={}, host={},
+            devices=[],
+        )  # fmt: skip
+        into = read(path) if path.exists() else empty
+        try:
+            Measurement(plan, into, path, lambda _: None, bench.start, bench.generator, clock).run()
+        finally:
+            assert bench.alive == []
+        return read(path)
+
+    return run
