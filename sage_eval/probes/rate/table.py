@@ -130,9 +130,9 @@ def _notes(record: Record, rows: list[dict[str, Any]]) -> str:
         "tenth more than it can do lets requests wait 100 ms longer with every second. An arm *kept up* where this is "
         f"at most {GROWTH * 1e3:.0f} ms/s and the run lasted at least {LATENCIES} median latencies, and did not where "
         "it is clearly more, from the first third on; otherwise (–) the run is too short to say. Nor does a run say "
-        f"that an arm kept up where the generator was late by over {NEAR:.0%} of the time in which it sends: less than "
-        "the rate was sent. The worst repeat counts. *Done* is all requests over all the time, the last answer's "
-        "included, so it is less than *sent* even of a fast server.",
+        f"that an arm kept up where the generator was late by over {NEAR * 100:g} % of the time in which it sends: "
+        "less than the rate was sent. The worst repeat counts. *Done* is all requests over all the time, the last "
+        "answer's included, so it is less than *sent* even of a fast server.",
         "Quantiles are of the requests of all repeats, those between tokens (ITL) the median of the repeats; p95 takes "
         f"{ENOUGH['p95']} values, p99 {ENOUGH['p99']}. × baseline is the baseline's median time to first token over "
         "the arm's, with the least and the greatest of the repeats where servers were up together and took turns, or, "
