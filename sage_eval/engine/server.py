@@ -15,6 +15,7 @@ from sage_eval.errors import EngineError, PrerequisiteError, UsageError
 CONNECTIONS = 32
 _IDLE_SECONDS = 60
 _TIMEOUT = httpx.Timeout(None, connect=10.0)  # a long prompt may take minutes; a server that is not there shows at once
+_CONTROL = httpx.Timeout(300.0, connect=10.0)  # answered between two steps of the engine, or never
 
 
 class ServerEngine:
@@ -34,7 +35,7 @@ class ServerEngine:
         try:
             while True:
                 for index, payload in islice(waiting, 2 * CONNECTIONS - len(work)):
-                    work[pool.submit(self._call, "POST", "/generate", payload)] = index
+                    work[pool.submit(self._generate, payload)] = index
                 if not work:
                     return
                 for done in wait(work, return_when=FIRST_COMPLETED).done:
@@ -44,31 +45,34 @@ class ServerEngine:
 
     def info(self) -> dict[str, Any]:
         """SGLang's server info."""
-        return self._call("GET", "/server_info")
+        info: dict[str, Any] = self._request("GET", "/server_info", timeout=_CONTROL).json()
+        return info
 
     def flush_cache(self) -> None:
         """Empty the prefix cache as soon as the server is idle; `EngineError` where other clients keep it busy."""
-        self._request("POST", f"/flush_cache?timeout={_IDLE_SECONDS}")
+        self._request("POST", f"/flush_cache?timeout={_IDLE_SECONDS}", timeout=_CONTROL)
 
     def freeze_gc(self) -> None:
         """Have the server's processes leave what they hold now out of garbage collection."""
-        self._request("POST", "/freeze_gc")
+        self._request("POST", "/freeze_gc", timeout=_CONTROL)
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
-    def _call(self, method: str, path: str, payload: Payload | None = None) -> dict[str, Any]:
-        reply: dict[str, Any] = self._request(method, path, payload).json()
+    def _generate(self, payload: Payload) -> Reply:
+        reply: Reply = self._request("POST", "/generate", json=payload).json()
         return reply
 
-    def _request(self, method: str, path: str, payload: Payload | None = None) -> httpx.Response:
+    def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
         try:
-            response = self._client.request(method, path, json=payload)
+            response = self._client.request(method, path, **more)
         except httpx.ConnectError as error:
             raise PrerequisiteError(
                 f"no SGLang server answers at {self._url} ({error}); start one or fix the URL"
             ) from error
+        except httpx.ReadTimeout as error:
+            raise EngineError(f"the SGLang server at {self._url} hangs: no answer to {path} in time") from error
         except httpx.HTTPError as error:
             raise EngineError(f"the SGLang server at {self._url} broke off: {error!r}") from error
         if response.is_error:

@@ -1,10 +1,12 @@
 import socket
 
+import httpx
 import pytest
 
+from sage_eval.engine import server
 from sage_eval.engine.options import ArmOptions
-from sage_eval.engine.server import open_server
-from sage_eval.errors import PrerequisiteError, UsageError
+from sage_eval.engine.server import ServerEngine, open_server
+from sage_eval.errors import EngineError, PrerequisiteError, UsageError
 
 
 def free_url():
@@ -22,3 +24,13 @@ def test_a_server_that_is_not_there_is_a_missing_prerequisite():
 def test_engine_settings_belong_to_the_servers_command_line(arguments):
     with pytest.raises(UsageError, match="where the server is started"):
         open_server(ArmOptions.from_arguments("model", **arguments), free_url())
+
+
+@pytest.mark.parametrize("request_", [ServerEngine.info, ServerEngine.freeze_gc, ServerEngine.flush_cache])
+def test_a_server_that_hangs_is_not_waited_for_without_end(monkeypatch, request_):
+    monkeypatch.setattr(server, "_CONTROL", httpx.Timeout(0.2))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        engine = ServerEngine(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(EngineError, match="hangs: no answer to /"):
+            request_(engine)
+        engine.close()

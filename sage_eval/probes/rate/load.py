@@ -20,8 +20,7 @@ TOLERANCE_SECONDS = 0.05
 """By which a run may seem shorter than its own pauses: clocks differ, draws differ by more."""
 
 NEAR = 0.02
-"""Share by which the rate that gaps come to may differ from the rate asked for."""
-
+"""Share by which the rate that gaps come to, or that a late generator sends, may differ from the rate asked for."""
 
 ENOUGH = {"p95": 100, "p99": 500}
 """Values that a quantile takes: five lie beyond it. With fewer it is the largest, or chance between the two largest."""

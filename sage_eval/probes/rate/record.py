@@ -1,7 +1,7 @@
 """`rate.json`: what was measured, kept as it comes, so that a command that was cut short is taken up again.
 
-All arms of a *block* were sent the same requests at the same rate, at the same moments after the first, one arm after
-the other. Where their servers were up at the same time, blocks of the several repeats began with another arm each, and
+All arms of a *block* were sent the same requests at the same rate, by the same plan of moments, one arm after the
+other. Where their servers were up at the same time, blocks of the several repeats began with another arm each, and
 their numbers are paired by repeat.
 """
 
@@ -42,7 +42,7 @@ class Block(_Model):
     repeat: int
     seed: int
     arrivals: list[float]
-    """Seconds after the first request at which each was sent."""
+    """Seconds after the first request at which each was to be sent."""
     sending: float
     """Seconds after which the load generator stopped: it waits once more after the last request."""
     results: dict[str, Result]

@@ -8,12 +8,15 @@ from sage_eval.engine.options import ArmOptions
 from sage_eval.errors import EngineError, SageEvalError
 from sage_eval.probes.arms import BenchArm, role
 from sage_eval.probes.crew import Crew, Say
-from sage_eval.probes.rate.client import Generator, Server
+from sage_eval.probes.rate.client import ALLOWANCE, Generator, Server, UnansweredError
 from sage_eval.probes.rate.load import Load
 from sage_eval.probes.rate.plan import Plan
 from sage_eval.probes.rate.record import ArmRecord, Record, Result
 from sage_eval.probes.rate.words import write_words
 from sage_eval.probes.shape import vocabulary
+
+SLOWER = 3.0
+"""A run may take so many times as long as expected, and `ALLOWANCE`: a server may be slower than it ever was."""
 
 
 class Servers(Crew[Server]):
@@ -44,8 +47,7 @@ class Servers(Crew[Server]):
 
         Raises `SageEvalError` where the generator or the baseline does not come up; other arms are left out.
         """
-        scratch = Path(self._scratch.name)
-        words = scratch / "words"
+        words = self._words()
         if not words.exists():
             write_words(self._vocabulary, words)
         shared = self._plan.engine_arguments() | {"tokenizer_path": str(words)}
@@ -59,9 +61,8 @@ class Servers(Crew[Server]):
                 coverage=coverage,
             )
             self._rehearsed[arm.name] = set()
-        self._generator = self._generator or self._open_generator(self._folder, words, scratch)
         self._say(f"starting {', '.join(arm.name for arm in arms)}")
-        self._generator.ready()
+        self._ready_generator()  # which takes its time while the servers take theirs
         for arm in arms:
             self.guarded(arm.name, self._introduce)
         for arm in arms:
@@ -73,8 +74,7 @@ class Servers(Crew[Server]):
     def close(self) -> None:
         """End them all, and the generator. Nothing can be started afterwards."""
         super().close()
-        if self._generator:
-            self._generator.close()
+        self._end_generator()
         self._scratch.cleanup()
 
     def rehearse(self, rate: float | None, names: Sequence[str]) -> None:
@@ -84,29 +84,47 @@ class Servers(Crew[Server]):
 
     def send(self, load: Load, server: Server) -> Result:
         """The answers to `load`. Raises `EngineError` for requests that fail, `GeneratorError` for the generator."""
-        assert self._generator
+        generator = self._ready_generator()
         try:
-            result = self._generator.run(load, server.url)
+            result = generator.run(load, server.url, ALLOWANCE + SLOWER * self._seconds(load, server.name))
         except EngineError as error:
+            if isinstance(error, UnansweredError):
+                self._end_generator()  # its late answer must not be taken for that of the next run
             raise server.explain(error) from None
         self._speed[server.name] = max(self._speed.get(server.name, 0.0), load.requests / result.seconds)
         return result
 
     def expected(self, load: Load, names: Sequence[str]) -> float:
-        """Seconds that the runs of `names` will about take, rehearsals included.
-
-        A run ends after its last gap, or when a server that is as fast as it ever was has answered everything.
-        """
+        """Seconds that the runs of `names` will about take, rehearsals included."""
         seconds = 0.0
         for name in names:
             rehearsal = None if load.rate in self._rehearsed[name] else self._rehearsal(load.rate)
             for each in filter(None, (rehearsal, load)):
-                seconds += max(each.arrivals()[-1], each.requests / self._speed[name])
+                seconds += self._seconds(each, name)
         return seconds
 
     def note_coverage(self, server: Server) -> None:
         """Put into the record which kernels computed how many tokens so far."""
         self._cover(server.name, server.coverage())
+
+    def _seconds(self, load: Load, name: str) -> float:
+        """A run ends after its last gap, or when a server that is as fast as it ever was has answered everything."""
+        return max(load.arrivals()[-1], load.requests / self._speed.get(name, float("inf")))
+
+    def _words(self) -> Path:
+        return Path(self._scratch.name) / "words"
+
+    def _ready_generator(self) -> Generator:
+        """The one that is up, or else a new one."""
+        if not self._generator:
+            self._generator = self._open_generator(self._folder, self._words(), Path(self._scratch.name))
+            self._generator.ready()
+        return self._generator
+
+    def _end_generator(self) -> None:
+        if self._generator:
+            self._generator.close()
+            self._generator = None
 
     def _introduce(self, server: Server) -> None:
         reply, seconds = server.ready()

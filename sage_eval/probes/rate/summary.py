@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sage_eval.probes.rate.load import known, quantiles, sent
+from sage_eval.probes.rate.load import NEAR, known, quantiles, sent
 from sage_eval.probes.rate.record import Block, Record, Result
 from sage_eval.probes.rate.steady import growth, kept
 from sage_eval.probes.ratio import ratio
@@ -30,20 +30,20 @@ def row(record: Record, arm: str, rate: float | None) -> dict[str, Any]:
     """One line of the table, over all repeats: times in seconds, of all requests; rates are medians of repeats.
 
     `growth` (of the time to first token, in seconds a second) and `kept` are those of the worst repeat; `kept` is None
-    where one is too short to say.
+    where one cannot say. `sent`, `growth` and `kept` are of the moments at which requests were really sent.
     """
     blocks = chosen(record, arm, rate)
     results = [block.results[arm] for block in blocks]
     gaps = min(result.output_tokens - len(result.ttft) for result in results)
-    paced = [(block.arrivals, block.results[arm]) for block in blocks if rate is not None]
-    grown = [found[-1] for arrivals, result in paced if (found := growth(arrivals, result.ttft))]
-    verdicts = [kept(arrivals, result.ttft, result.latency) for arrivals, result in paced]
+    paced = [(block, block.results[arm]) for block in blocks if rate is not None]
+    grown = [found[-1] for block, result in paced if (found := growth(moments(block, result), result.ttft))]
+    verdicts = [verdict(block, result) for block, result in paced]
     return {
         "rate": rate,
         "arm": arm,
         "repeats": len(blocks),
         "requests": sum(len(result.ttft) for result in results),
-        "sent": None if rate is None else _median([sent(block.arrivals) for block in blocks]),
+        "sent": _median([sent(moments(block, result)) for block, result in paced]) if paced else None,
         "done": _median([len(result.ttft) / result.seconds for result in results]),
         "growth": max(grown, default=None),
         "kept": False if False in verdicts else None if None in verdicts or not verdicts else True,
@@ -87,11 +87,27 @@ def behind(block: Block, result: Result) -> float:
     return result.seconds - max(block.sending, *_ends(block.arrivals, result))
 
 
+def moments(block: Block, result: Result) -> list[float]:
+    """Seconds after the first request at which each was sent: the plan, and the generator's lateness.
+
+    The generator pauses once a request, and each pause is a little too long: lateness grows with every request.
+    """
+    late, last = max(0.0, behind(block, result)), len(block.arrivals) - 1
+    return [moment + late * place / last for place, moment in enumerate(block.arrivals)]
+
+
+def verdict(block: Block, result: Result) -> bool | None:
+    """Whether an arm kept up with the rate of a block; None where the run cannot say."""
+    found = kept(moments(block, result), result.ttft, result.latency)
+    # A late generator sent less than the rate: who kept up with that need not keep up with the rate itself.
+    return None if found and behind(block, result) > NEAR * block.sending else found
+
+
 def limit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What one arm can do at most, of its rows by ascending rate.
 
     `knee` is the highest rate that it kept up with, as with every lower one that was tried, and `fell` the lowest at
-    which it fell behind; `open` are those up to there that were too short to say. `done` and `input_rate`, requests
+    which it fell behind; `open` are those up to there whose runs cannot say. `done` and `input_rate`, requests
     and input tokens a second, are of all requests at once. None, or empty, where there is no such rate.
     """
     paced = [found for found in rows if found["rate"] is not None]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sage_eval.probes.rate.load import ENOUGH
+from sage_eval.probes.rate.load import ENOUGH, NEAR
 from sage_eval.probes.rate.record import Record, label
 from sage_eval.probes.rate.steady import GROWTH, LATENCIES
 from sage_eval.probes.rate.summary import summarise
@@ -47,7 +47,7 @@ def _limits(limits: dict[str, dict[str, Any]]) -> str:
         if found["knee"] is not None:
             parts.append(f"kept up with {label(found['knee'])}")
         if found["open"]:
-            parts.append(f"too short to say at {', '.join(map(label, found['open']))}")
+            parts.append(f"undecided at {', '.join(map(label, found['open']))}")
         if found["fell"] is not None:
             parts.append(f"fell behind at {label(found['fell'])}")
         if parts:
@@ -121,16 +121,18 @@ def _notes(record: Record, rows: list[dict[str, Any]]) -> str:
     lines = [
         "Measured over HTTP by SGLang's own load generator (`sglang.bench_serving`): streamed answers, prompts of "
         "random token ids, gaps between requests of a Poisson process; *all at once* sends everything in the "
-        "beginning. All arms were sent the same requests at the same moments, one arm after the other. Tokens become "
+        "beginning. All arms were sent the same requests by the same plan, one arm after the other. Tokens become "
         "text by a tokenizer with a word for every id, so that each can be timed, whatever the weights.",
         _warm_up(record),
-        "*Sent* is what the Poisson process came to; its seed is chosen so that this is near to what was asked for. "
+        "*Sent* is what was really sent: the Poisson process, whose seed is chosen so that it comes near to what was "
+        "asked for, and the generator's own lateness, taken to grow evenly with every request. "
         "*TTFT growth* is that from the middle third of a run's requests to the last: a server that is asked for a "
         "tenth more than it can do lets requests wait 100 ms longer with every second. An arm *kept up* where this is "
         f"at most {GROWTH * 1e3:.0f} ms/s and the run lasted at least {LATENCIES} median latencies, and did not where "
-        "it is clearly more, from the first third on; otherwise (–) the run is too short to say. The worst repeat "
-        "counts. *Done* is all requests over all the time, the last answer's included, so it is less than *sent* even "
-        "of a fast server.",
+        "it is clearly more, from the first third on; otherwise (–) the run is too short to say. Nor does a run say "
+        f"that an arm kept up where the generator was late by over {NEAR * 100:g} % of the time in which it sends: "
+        "less than the rate was sent. The worst repeat counts. *Done* is all requests over all the time, the last "
+        "answer's included, so it is less than *sent* even of a fast server.",
         "Quantiles are of the requests of all repeats, those between tokens (ITL) the median of the repeats; p95 takes "
         f"{ENOUGH['p95']} values, p99 {ENOUGH['p99']}. × baseline is the baseline's median time to first token over "
         "the arm's, with the least and the greatest of the repeats where servers were up together and took turns, or, "
