@@ -152,7 +152,7 @@ def test_the_divergence_from_top_k_lists_is_a_lower_bound_and_near_for_many(arm,
 
 def test_a_killed_scheduler_is_an_error_and_nothing_is_left(arm, text):
     """Last in the module: it ends the engine."""
-    mine = set(arm.transport._children)
+    mine = set(arm.transport._watch.children)
     work = arm.transport.stream([{"input_ids": text[:1000], "sampling_params": {"max_new_tokens": 500}}])
     scheduler = next(process for process in mine if "scheduler" in " ".join(process.cmdline()) + process.name())
     os.kill(scheduler.pid, signal.SIGKILL)

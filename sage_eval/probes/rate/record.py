@@ -95,7 +95,7 @@ def resume(path: Path, new: Record) -> Record:
     """
     if not path.exists() or not (old := read(path)).blocks:
         return new
-    return go_on(path, old, new, ("model", "settings", "devices", "versions", "code"))
+    return go_on(path, old, new, ("model", "settings", "machine", "versions", "code"))
 
 
 def write(path: Path, record: Record) -> None:

@@ -1,7 +1,6 @@
 """Quantiles, ratios and limits of a record. Pure functions."""
 
 from collections.abc import Sequence
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -106,18 +105,18 @@ def verdict(block: Block, result: Result) -> bool | None:
 def limit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What one arm can do at most, of its rows by ascending rate.
 
-    `knee` is the highest rate that it kept up with, as with every lower one that was tried, and `fell` the lowest at
-    which it fell behind; `open` are those up to there whose runs cannot say. `done` and `input_rate`, requests
-    and input tokens a second, are of all requests at once. None, or empty, where there is no such rate.
+    `fell` is the lowest rate at which it fell behind, `knee` the highest below that which it kept up with, and `open`
+    are those between whose runs cannot say. `done` and `input_rate`, requests and input tokens a second, are of all
+    requests at once. None, or empty, where there is no such rate.
     """
     paced = [found for found in rows if found["rate"] is not None]
     at_once = next((found for found in rows if found["rate"] is None), None)
     fell = next((place for place, found in enumerate(paced) if found["kept"] is False), len(paced))
-    passed = list(takewhile(lambda found: found["kept"], paced))
+    knee = max((place for place, found in enumerate(paced[:fell]) if found["kept"]), default=-1)
     return {
-        "knee": passed[-1]["rate"] if passed else None,
+        "knee": paced[knee]["rate"] if knee >= 0 else None,
         "fell": paced[fell]["rate"] if fell < len(paced) else None,
-        "open": [found["rate"] for found in paced[:fell] if found["kept"] is None],
+        "open": [found["rate"] for found in paced[knee + 1 : fell]],
         "done": at_once and at_once["done"],
         "input_rate": at_once and at_once["input_rate"],
     }

@@ -120,7 +120,7 @@ def test_an_engine_that_dies_is_that_arms_error_and_nothing_stays_behind(open_ar
     @contextlib.contextmanager
     def dying(**arguments):
         with open_arm(attention_backend="torch_native", **arguments) as arm:
-            host.kill(arm.transport._children)
+            host.kill(arm.transport._watch.children)
             yield arm
 
     before = left_behind()

@@ -65,14 +65,15 @@ def found(rate, kept):
     [
         ([True, True, False], 2.0, 4.0, []),
         ([True, False, True], 1.0, 2.0, []),
-        ([True, None, True, False], 1.0, 8.0, [2.0]),
+        ([True, None, True, False], 4.0, 8.0, []),
+        ([True, None, False], 1.0, 4.0, [2.0]),
         ([False, True], None, 1.0, []),
         ([None], None, None, [1.0]),
         ([True], 1.0, None, []),
         ([], None, None, []),
     ],
 )
-def test_the_limit_is_the_highest_rate_below_which_all_were_kept_up_with(verdicts, knee, fell, unsure):
+def test_the_limit_is_the_highest_rate_kept_up_with_below_those_fallen_behind_at(verdicts, knee, fell, unsure):
     rows = [found(2.0**place, kept) for place, kept in enumerate(verdicts)]
     limits = limit([*rows, found(None, None)])
     assert (limits["knee"], limits["fell"], limits["open"]) == (knee, fell, unsure)

@@ -15,12 +15,16 @@ from tests.probes.rate.made_up import FAST, paced
 STORED = Path(__file__).parent / "stored" / "schema_1.json"
 
 
+def test_a_limit_that_short_runs_cannot_tell_is_undecided(measured):
+    assert "- `fa3`: all at once, 2.31 requests/s (231 input tokens/s); undecided at 1/s" in render(measured)
+
+
 def test_the_table_begins_with_the_limits(measured):
     measured.blocks += paced(0.0)
     measured.blocks[-1].rate = 2.0
     text = render(measured)
     assert text.index("## Limits") < text.index("## Throughput") < text.index("## Latency, ms")
-    assert "- `fa3`: all at once, 2.31 requests/s (231 input tokens/s); undecided at 1/s" in text
+    assert "- `fa3`: all at once, 2.31 requests/s (231 input tokens/s); kept up with 2/s" in text
     assert "| 1/s | `sage_attn+fa3` | 6 | 2 | 1 | +0 | – | 1.2 | 120 | 12 |" in text
     assert "| 2/s | `fa3` | 60 | 1 | 1 | +0 | yes |" in text
     assert (
@@ -90,9 +94,12 @@ def test_more_rates_go_into_the_same_file_and_other_requests_do_not(measured, tm
     assert (again.blocks, again.command) == (measured.blocks, f"{measured.command}\nagain")
     assert again.done(FAST, 1.0, 1)
     assert not again.done(FAST, None, 1)
-    for name, changed in (("settings", measured.settings | {"seed": 1}), ("devices", [{"name": "another"}])):
-        with pytest.raises(UsageError, match=rf"another {name}.*--output"):
-            record.resume(path, measured.model_copy(update={name: changed}))
+    for field, what, changed in (
+        ("settings", "settings", measured.settings | {"seed": 1}),
+        ("devices", "machine", [{"name": "another"}]),
+    ):
+        with pytest.raises(UsageError, match=rf"another {what}.*--output"):
+            record.resume(path, measured.model_copy(update={field: changed}))
 
 
 @pytest.mark.parametrize("before", ["a" * 64, None])
