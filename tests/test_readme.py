@@ -164,6 +164,14 @@ def test_the_kernel_figures_are_those_of_the_published_benchmark():
     assert re.search(rf"{ratio:.1f}\s+times it for 4,096 new tokens after a cached prefix", README)
 
 
+def test_what_near_keys_do_is_on_the_models_card():
+    card = (ROOT / "reference_model" / "README.md").read_text()
+    rows = [cells(line) for line in card.splitlines() if line.startswith("| near keys |")]
+    found = {row[1].split()[0]: [cell.strip("*").split()[0] for cell in (row[3], row[5])] for row in rows}
+    text = "among 16 such lines the bundled model finds {} exactly computed and {} under INT4, among one {} and {},"
+    assert text.format(*found["16"], *found["1"]) in " ".join(README.split())
+
+
 def test_links_lead_somewhere():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert links

@@ -83,7 +83,10 @@ UNSEEN = (
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 NEAR = (1, 2, 4, 8, 16, 32)
 LADDER = (
-    *(Cell(f"{n} near lines", "near keys", PAIRS, 2048, ("d8", "d8"), near=n, filler="lines") for n in NEAR),
+    *(
+        Cell(f"{n} near line{'s' * (n > 1)}", "near keys", PAIRS, 2048, ("d8", "d8"), near=n, filler="lines")
+        for n in NEAR
+    ),
     Cell("8 near lines of JSON", "other wording", wordings.JSON, 2048, ("uuid", "uuid"), near=8, filler="lines"),
     *(Cell("8 near lines", "context", PAIRS, n, ("d8", "d8"), near=8, filler="lines") for n in (1024, 4096)),
     *(Cell(f"{n} others", "distractors", RULER, 4096, needles=n + 1) for n in (8, 32, 128)),

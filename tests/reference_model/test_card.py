@@ -54,4 +54,4 @@ def test_a_control_below_the_exact_models_interval_is_bold_and_what_was_not_meas
     file.write_text(json.dumps(evaluation))
     text = card(copy)
     assert "| 2,048 | 0.95 [0.91, 0.97] | 0.94 [0.90, 0.97] | **0.75 [0.69, 0.80]** |" in text
-    assert "Not measured: 1 near lines (2,048), 2 near lines (2,048)" in text
+    assert "Not measured: 1 near line (2,048), 2 near lines (2,048)" in text
