@@ -89,6 +89,8 @@ LADDER = (
     ),
     Cell("8 near lines of JSON", "other wording", wordings.JSON, 2048, ("uuid", "uuid"), near=8, filler="lines"),
     *(Cell("8 near lines", "context", PAIRS, n, ("d8", "d8"), near=8, filler="lines") for n in (1024, 4096)),
+    Cell("8 near lines, keys of 4 digits", "key length", PAIRS, 1024, ("d4", "d8"), near=8, filler="lines"),
+    Cell("8 near lines, keys of 36 signs", "key length", PAIRS, 1024, ("uuid", "d8"), near=8, filler="lines"),
     *(Cell(f"{n} others", "distractors", RULER, 4096, needles=n + 1) for n in (8, 32, 128)),
     *(Cell(f"{n} near others", "near distractors", RULER, 4096, needles=n + 1, near=n) for n in (8, 32)),
 )
