@@ -4,6 +4,7 @@ Retrieval is scored by teacher forcing: an answer is right where every token of 
 greedy decoding gives it, at the cost of one pass. Intervals are Wilson's, at 95 %.
 """
 
+import hashlib
 import json
 import lzma
 import math
@@ -22,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reference_model.recipe.cells import LADDER, Cell, CellSamples, Sample, grid, in_order
 from reference_model.recipe.damage import register
 from reference_model.recipe.scoring import exact_matches, token_losses
+from sage_eval.errors import UsageError
 
 WINDOWS = (2048, 8192)
 FIRST_ARTICLES = 20
@@ -63,13 +65,24 @@ class Checkpoint:
 
 
 class Evaluation:
-    """Results in `file`, written after each; what is there already is not computed again."""
+    """Results in `file`, written after each; what is there already is not computed again.
+
+    Raises `UsageError` where `file` is of other weights, or its ladder of another dtype than the plan's.
+    """
 
     def __init__(self, model: Path, data: Path, file: Path, plan: Plan) -> None:
         self.model, self.data, self.file, self.plan = model, data, file, plan
         self.begun = time.monotonic()
-        self.results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-        self.results.setdefault("runs", []).append(
+        weights = weights_hash(model)
+        self.results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"weights": weights}
+        if self.results.get("weights") != weights:
+            raise UsageError(f"{file} is an evaluation of other weights than those in {model}: choose another --out")
+        runs = self.results.setdefault("runs", [])
+        if "ladder" in plan.parts and any(
+            "ladder" in run["plan"]["parts"] and run["plan"]["dtype"] != plan.dtype for run in runs
+        ):
+            raise UsageError(f"the ladder in {file} is not in {plan.dtype}: choose another --out or --dtype")
+        runs.append(
             {
                 "plan": {**asdict(plan), "parts": list(plan.parts), "lengths": list(plan.lengths)},
                 "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
@@ -176,6 +189,14 @@ class Evaluation:
         new.replace(self.file)
 
 
+def weights_hash(model: Path) -> str:
+    """SHA-256 of the weights in the folder `model`, file by file in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(model.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def evaluate(model: Path, data: Path, file: Path, plan: Plan) -> None:
-    """Carry out `plan` on the checkpoint `model` and write `file`."""
+    """Carry out `plan` on the checkpoint `model` and write `file`, or add to it; raises as `Evaluation` does."""
     Evaluation(model, data, file, plan).run()
