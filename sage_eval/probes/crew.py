@@ -1,6 +1,6 @@
 """The arms' processes that are up, by name: those that fail are left out, the others go on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from sage_eval.errors import SageEvalError
@@ -20,6 +20,11 @@ class Noted(Protocol):
     coverage: dict[str, float]
     """Tokens by "phase/kernel", of all calls."""
     error: str | None
+
+
+def failed(notes: Mapping[str, Noted], names: Iterable[str]) -> bool:
+    """Whether an arm that a command asked for has failed. A record's other arms are of earlier commands."""
+    return any(notes[name].error for name in names if name in notes)
 
 
 class Crew(Generic[W]):

@@ -62,6 +62,7 @@ def rate(  # noqa: PLR0913, PLR0917 - one parameter a flag
     import shlex
 
     from sage_eval.probes.arms import parse_arms
+    from sage_eval.probes.crew import failed
     from sage_eval.probes.rate.run import bench
     from sage_eval.probes.rate.table import render
 
@@ -76,8 +77,7 @@ def rate(  # noqa: PLR0913, PLR0917 - one parameter a flag
     )  # fmt: skip
     typer.echo(encoder.dumps(found.model_dump(mode="json"), indent=1) if json else render(found), nl=json)
     say(f"run folder: {folder}")
-    mine = [found.arms[arm.name] for arm in parse_arms(arms) if arm.name in found.arms]  # not of earlier commands
-    raise typer.Exit(1 if any(arm.error for arm in mine) else 0)
+    raise typer.Exit(int(failed(found.arms, (arm.name for arm in parse_arms(arms)))))
 
 
 def _rates(text: str) -> tuple[float | None, ...]:

@@ -105,6 +105,7 @@ def _run(kind: Any, model: str | None, arms: str, *, json: bool, **options: Any)
     import shlex
 
     from sage_eval.probes.arms import parse_arms
+    from sage_eval.probes.crew import failed
     from sage_eval.probes.serving.run import bench
     from sage_eval.probes.serving.table import render
 
@@ -115,8 +116,7 @@ def _run(kind: Any, model: str | None, arms: str, *, json: bool, **options: Any)
     found, folder = bench(kind, model, arms, command=command, say=say, **options)
     typer.echo(encoder.dumps(found.model_dump(mode="json"), indent=1) if json else render(found), nl=json)
     say(f"run folder: {folder}")
-    asked = [found.arms[arm.name] for arm in parse_arms(arms) if arm.name in found.arms]  # others are of earlier calls
-    raise typer.Exit(1 if any(arm.error for arm in asked) else 0)
+    raise typer.Exit(int(failed(found.arms, (arm.name for arm in parse_arms(arms)))))
 
 
 def _sizes(text: str) -> tuple[int, ...]:
