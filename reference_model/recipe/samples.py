@@ -176,8 +176,9 @@ def _split(template: str, pair: Pair) -> tuple[str, str, str]:
 
 
 def _near(rng: np.random.Generator, key: str, fresh: str) -> str:
-    """`key` with its second word from `fresh`, or with one character changed; of a UUID that begins with a letter
-    only the first group is kept.
+    """`key` with its second word from `fresh`, or with one character changed.
+
+    A UUID that begins with a letter counts as words: all but its first group is from `fresh`.
     """
     if key[0].isalpha() and "-" in key and "-" in fresh:
         return key.partition("-")[0] + "-" + fresh.partition("-")[2]
