@@ -42,16 +42,28 @@ def test_the_table_is_that_of_the_published_run():
 
 def test_the_close_view_is_that_of_the_published_probes():
     report = list(map(cells, (ROOT / "results" / "probes-h100" / "report.md").read_text().splitlines()))
-    arms = ("triton", "sage_attn+fa3", "sage_attn+fa3:variant=int8-fp8", "sage_attn+fa3:variant=int4-fp16")
-    kld, top, drift, texts = map(cells, README.partition("| | Triton (as exact as FA3) |")[2].splitlines()[2:6])
+    ours = "sage_attn+fa3"
+    arms = ("triton", "flashinfer", ours, f"{ours}:variant=int8-fp8", f"{ours}:variant=int4-fp16")
+    kld, top, drift, own, texts = map(cells, README.partition("| | Triton | FlashInfer |")[2].splitlines()[2:7])
     for place, arm in enumerate(arms, 1):
         whole = next(row for row in report if row[0].removesuffix(" (floor)") == arm and row[1] == "all")
-        same_inputs = next(row for row in report if row[:2] == [arm, "same"])
+        same_inputs, own_inputs = (
+            next((row[2] for row in report if row[:2] == [arm, name]), None) for name in ("same", "own")
+        )
         greedy = next(row for row in report if row[0] == arm and row[1].endswith("/32"))
         assert kld[place] == f"{float(whole[2].split()[0]):.1e}", arm
         assert top[place] == whole[3].split()[0] + " %", arm
-        assert float(drift[place]) == round(float(same_inputs[2]), 4), arm
+        assert drift[place] == ("–" if same_inputs is None else str(round(float(same_inputs), 4))), arm
+        assert own[place] == own_inputs, arm
         assert texts[place] == greedy[1].removesuffix("/32"), arm
+
+
+def test_what_chunking_changes_is_that_of_the_published_probes():
+    record = json.loads((ROOT / "results" / "probes-h100" / "determinism.json").read_text())
+    means = {arm["arm"]: way["mean"] for arm in record["arms"] for way in arm["ways"] if way["way"] == "chunked"}
+    ours, *others = (f"{means[arm]:.2g}" for arm in ("sage_attn+fa3", "triton", "flashinfer", "fa3"))
+    text = "by {}, and those of Triton, FlashInfer and FA3 by {}, {} and {}"
+    assert text.format(ours, *others) in " ".join(README.split())
 
 
 def test_the_evaluations_speeds_are_those_of_the_published_benchmarks():
