@@ -19,7 +19,7 @@ from scipy import stats
 from sage_eval.statistics.fidelity import percentiles
 from sage_eval.statistics.paired import mean, paired_difference, paired_ratio_difference
 from sage_eval.statistics.proportions import tango_interval
-from sage_eval.statistics.resampling import bootstrap
+from sage_eval.statistics.resampling import block_bootstrap, bootstrap
 
 SIZES = (100, 541, 1_319, 5_000, 14_042)
 FLIP_RATES = (0.0, 0.001, 0.005, 0.01, 0.02, 0.05)
@@ -144,3 +144,26 @@ def test_bootstrap():
 
     # 200 runs: two standard errors of the share itself are 3 %
     assert 0.91 <= share_covered(draw, 4.0, runs=200) <= 0.985
+
+
+def modes(rng, n=120):
+    """Runs of a machine that is now and then almost twice as slow, for some seven runs at a time: medians of 1."""
+    slow = np.cumsum(rng.random(n) < 0.15) % 2 ^ (rng.random() < 0.5)
+    return 1 + 0.9 * slow + 0.05 * rng.standard_normal(n)
+
+
+@pytest.mark.parametrize("draw_one", [lambda rng: rng.lognormal(0, 0.05, 120), modes], ids=["alike", "modes"])
+def test_ratios_of_medians_in_blocks(draw_one):
+    def draw(rng):
+        a, b = np.log(draw_one(rng)), np.log(draw_one(rng))
+        return block_bootstrap(lambda x, y: np.median(x) - np.median(y), a, b, resamples=300)
+
+    assert 0.92 <= share_covered(draw, 0.0, runs=200) <= 1.0
+
+
+def test_ratios_of_medians_of_single_rounds_would_not_hold():
+    def draw(rng):
+        a, b = np.log(modes(rng)), np.log(modes(rng))
+        return bootstrap(lambda x, y: np.median(x) - np.median(y), a, b, resamples=300)
+
+    assert share_covered(draw, 0.0, runs=100) < 0.8

@@ -5,7 +5,7 @@ import pytest
 
 from sage_eval.statistics import resampling
 from sage_eval.statistics.paired import mean, ratio_of_sums
-from sage_eval.statistics.resampling import bootstrap
+from sage_eval.statistics.resampling import block_bootstrap, bootstrap
 
 X = np.random.default_rng(0).gamma(3.0, size=150)
 
@@ -64,3 +64,35 @@ def test_too_few_units_get_no_interval():
 def test_a_statistic_that_fails_is_told():
     with pytest.raises(ValueError, match="NaN on some resamples"), np.errstate(all="ignore"):
         bootstrap(lambda x: x.sum() / (x.max() - x.min() if 0 in x else np.nan), np.arange(40.0), resamples=100)
+
+
+def test_neighbours_that_resemble_each_other_widen_the_interval():
+    """The mean of an autoregressive series, whose error is sqrt((1 + r) / (1 - r) / n) standard deviations."""
+    rng, r, n = np.random.default_rng(4), 0.7, 20_000
+    noise, x = rng.standard_normal(n), np.zeros(n)
+    for i in range(1, n):
+        x[i] = r * x[i - 1] + np.sqrt(1 - r * r) * noise[i]
+    found = block_bootstrap(np.mean, x, resamples=300)
+    assert found.se == pytest.approx(np.sqrt((1 + r) / (1 - r) / n), rel=0.35)  # of ten blocks only
+    assert bootstrap(np.mean, x[:2000], resamples=300).se < 0.6 * block_bootstrap(np.mean, x[:2000], resamples=300).se
+
+
+def test_blocks_join_the_end_to_the_beginning_and_keep_columns_together():
+    x = np.arange(40.0)
+
+    def step(a, b):
+        assert (a == b).all()
+        assert ((np.diff(a)[np.arange(39) % 4 != 3]) % 40 == 1).all()  # blocks of four, each of neighbours
+        return a.mean()
+
+    found = block_bootstrap(step, x, x, resamples=50)
+    assert (found.method, found.n) == ("bootstrap in blocks of 4", 40)
+
+
+def test_too_short_a_series_gets_no_interval():
+    assert block_bootstrap(np.mean, X[:29]).method.startswith("too few")
+
+
+def test_a_statistic_that_fails_on_some_blocks_is_told():
+    with pytest.raises(ValueError, match="NaN on some resamples"):
+        block_bootstrap(lambda x: 1.0 if 0 in x else np.nan, np.arange(40.0), resamples=100)

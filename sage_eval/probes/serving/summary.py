@@ -88,5 +88,6 @@ def glance(record: Record, rows: list[dict[str, Any]]) -> dict[str, dict[str, An
             fitting = [r for r in mine if low <= r["size"] < high]
             if fitting:
                 nearest = min(fitting, key=lambda r: abs(r["size"] - target))
-                found.setdefault(arm, {})[name] = {"size": nearest["size"], "ratio": nearest["ratio"]["value"]}
+                shown = {"ratio": nearest["ratio"]["value"], **{x: nearest["ratio"][x] for x in ("low", "high")}}
+                found.setdefault(arm, {})[name] = {"size": nearest["size"], **shown}
     return found

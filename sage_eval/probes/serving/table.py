@@ -14,6 +14,9 @@ TITLES = {
     "mixed": ("Offline throughput: requests of mixed lengths, all at once", "requests", "time for all, ms"),
 }
 
+UNSTEADY = 1.25
+"""p80 over p20 beyond which a cell's times are called unsteady: where the GPU is busy they differ by a few per cent."""
+
 
 def render(record: Record) -> str:
     """Speed and where the time goes (for a serving record), then memory, then what the numbers mean."""
@@ -49,12 +52,17 @@ def _head(record: Record) -> str:
 def _glance(record: Record) -> str:
     found = record.summary.get("glance", {})
     lines = [
-        f"- `{arm}`: " + ", ".join(f"{name} ({_count(x['size'])}) {x['ratio']:.2f} ×" for name, x in classes.items())
+        f"- `{arm}`: " + ", ".join(f"{name} ({_count(x['size'])}) {_short(x)} ×" for name, x in classes.items())
         for arm, classes in found.items()
     ]
     return (
         f"Speed against `{record.baseline}` at a glance (time to first token):\n\n" + "\n".join(lines) if lines else ""
     )
+
+
+def _short(found: dict[str, Any]) -> str:
+    interval = "" if found.get("low") is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
+    return f"{found['ratio']:.2f}{interval}"
 
 
 def _speed(record: Record, kind: str) -> str:
@@ -79,6 +87,13 @@ def _speed(record: Record, kind: str) -> str:
         work = {(b.requests, b.tokens, b.new_tokens) for b in record.blocks if b.cell.kind == kind}
         lines += [f"\n{count} requests: {prompts:,} tokens of prompts and {new:,} of answers; tokens/s count both."
                   for count, prompts, new in sorted(work)]  # fmt: skip
+    unsteady = sorted({row["size"] for row in rows if row["seconds"]["p80"] > UNSTEADY * row["seconds"]["p20"]})
+    if unsteady:
+        lines.append(
+            f"\nUnsteady, p80 more than {UNSTEADY - 1:.0%} above p20 in some arm: "
+            f"{', '.join(f'{size:,}' for size in unsteady)}. There the host decides, which starts the kernels, or what "
+            "else runs on it: on another host the ratio may be another."
+        )
     skipped = {(b.cell.size, arm): why for b in record.blocks if b.cell.kind == kind for arm, why in b.skipped.items()}
     measured = {(row["size"], row["arm"]) for row in rows}
     lines += [
@@ -107,9 +122,10 @@ def _notes(record: Record) -> str:
         "and the reply's way back; not tokenising, and no HTTP. Prompts are random token ids, new ones each round. "
         "Decode is from the last sequence's first token to the last token, divided by the steps. The first run of a "
         "cell is a warm-up, except where it is a long prompt's.",
-        "Arms took turns round by round where they have an interval: 95 %, by bootstrap over rounds; marked *, too few "
-        "rounds for that, the least and the greatest ratio of a round. *Of* is the p50, in ms, of the baseline's runs "
-        "that the ratio is of; its row shows those of most rounds, which may have been beside another arm. "
+        "Arms took turns round by round where they have an interval: 95 %, by bootstrap over stretches of rounds, as a "
+        "round resembles those before it; marked *, too few rounds for that, the least and the greatest ratio of a "
+        "round. *Of* is the p50, in ms, of the baseline's runs that the ratio is of; its row shows the most rounds, "
+        "perhaps beside another arm. "
         "The quadratic part is the share of the time that grows with the square of the length, from a fit over the "
         "lengths: about what attention takes"
         + ("; *Where the time goes* has what a profiler saw." if record.profiles else ", no run having been profiled."),
