@@ -87,9 +87,6 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
         """In place of Triton's `extend_attention_fwd`, whose arguments these are: one layer of a prefill batch."""
         # rest: custom_mask, is_causal, mask_indptr, max_len_extend, k_scale, v_scale, sm_scale
         scale, smooth, shift = rest[6], self.settings.smooth_k != "off", self.shifts.get(self.layer_id)
-        prefixes, news = self._lengths
-        starts = [0, *accumulate(news)]
-        gathers = [0, *accumulate(prefixes)]
         if self._plan is not None:
             paged_attention(
                 q, k, v, out, k_cache, v_cache, kv_indices, self._plan,
@@ -102,6 +99,7 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
                     kv_indices, *rest, **options,
                 )  # fmt: skip
             elif not kernel.startswith("sage-paged"):
+                gathers, starts = ([0, *accumulate(lengths)] for lengths in self._lengths)
                 for i in range(first, last):
                     rows = slice(starts[i], starts[i + 1])
                     if kernel.startswith("sage-package"):
