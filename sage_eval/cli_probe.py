@@ -1,6 +1,6 @@
 """`sage-eval probe`: what lm-eval does not measure."""
 
-import functools
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,37 +30,19 @@ def determinism(
     json: Json = False,
 ) -> None:
     """Serve the same prompts alone, batched, shuffled, chunked and after a cached prefix, and compare the answers."""
-    from model_adapters._tokens import Tokens
-    from sage_eval.data.wikitext import documents, load_raw
-    from sage_eval.engine.arm import open_arm
-    from sage_eval.engine.options import ArmOptions
-    from sage_eval.probes import determinism as probes
-    from sage_eval.probes.arms import parse_arms
+    from sage_eval.probes.determinism.run import measure
+    from sage_eval.probes.determinism.table import text
     from sage_eval.runs.arm import use_data
-    from sage_eval.runs.files import write_json
-    from sage_eval.runs.manifest import find_model
 
     use_data(data_dir)
-    common = {"max_length": tokens + generated, **pairs("model-args", model_args)}
-    wanted = {arm.name: common | arm.arguments for arm in parse_arms(arms)}
-    for arguments in wanted.values():
-        ArmOptions.from_arguments(model, **arguments)  # whatever is wrong is said before an engine starts
-    folder = output or Path("results") / f"determinism-{find_model(model).resolve().name}"
-
-    def opened(arguments: dict[str, object], **more: object) -> object:
-        return open_arm(ArmOptions.from_arguments(model, **arguments, **more))
-
-    tokenizer = Tokens.load(model, add_bos=None, prefix=None)
-    chosen = probes.cut([tokenizer.encode(page) for page in documents(load_raw("test"))], prompts, tokens)
-    done: list[probes.ArmResult] = []
-    engines = [(name, functools.partial(opened, arguments)) for name, arguments in wanted.items()]
-    for result in probes.probe(engines, chosen, chunk=chunk, generated=generated):  # type: ignore[arg-type]
-        done.append(result)
-        say(f"{result.arm}: done")
-        whole = probes.Determinism(model=model, tokens=tokens, chunk=chunk, generated=generated, arms=done)
-        write_json(folder / probes.DETERMINISM, whole.model_dump(mode="json"))
-    typer.echo(whole.model_dump_json(indent=1) if json else probes.text(whole), nl=json)
+    command = shlex.join(["sage-eval", *sys.argv[1:]])
+    record, folder = measure(
+        model, arms, prompts=prompts, tokens=tokens, chunk=chunk, generated=generated,
+        common=pairs("model-args", model_args), output=output, command=command, say=say,
+    )  # fmt: skip
+    typer.echo(record.model_dump_json(indent=1) if json else text(record), nl=json)
     say(f"run folder: {folder}")
+    raise typer.Exit(1 if any(arm.failure for arm in record.arms) else 0)
 
 
 @probe.command()
@@ -80,8 +62,6 @@ def drift(
     json: Json = False,
 ) -> None:
     """Compare each layer's attention output with the baseline's, on the same inputs and in each arm's own run."""
-    import shlex
-
     from sage_eval.probes.drift.run import run
     from sage_eval.probes.drift.table import text
     from sage_eval.runs.arm import use_data

@@ -6,7 +6,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from sage_eval.errors import DataError
-from sage_eval.probes import determinism
+from sage_eval.probes.determinism import record as determinism
+from sage_eval.probes.determinism import table as determinism_table
 from sage_eval.probes.drift import figures as drift_figures
 from sage_eval.probes.drift import record as drift
 from sage_eval.probes.drift import table as drift_table
@@ -63,7 +64,7 @@ def _section(name: str, record: BaseModel) -> Section:
         case drift.DriftRecord():
             return section(name, drift_table.markdown(record), svgs(drift_figures.drawings(record)))
         case determinism.Determinism():
-            return section(name, determinism.markdown(record))
+            return section(name, determinism_table.markdown(record))
         case serving.Record():
             return section(name, serving_table.render(record))
         case rate.Record():

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sage_eval.errors import DataError, UsageError
-from sage_eval.probes import determinism
-from sage_eval.probes.determinism import WAYS, Answers, ArmResult, Determinism, against, cut, probe, text
+from sage_eval.errors import DataError, EngineError, UsageError
+from sage_eval.probes.determinism import probe as module
+from sage_eval.probes.determinism import record
+from sage_eval.probes.determinism.probe import Answers, against, cut, probe
+from sage_eval.probes.determinism.record import WAYS, ArmResult, Determinism
+from sage_eval.probes.determinism.table import markdown, text
 
 ONE = Answers(np.array([[-1.0, -2.0]]), [(1, 2)])
 
@@ -60,10 +63,62 @@ def test_the_table_has_a_line_a_way_and_says_the_error():
     assert Determinism.model_validate_json(result.model_dump_json()) == result
 
 
+def test_what_changes_bits_is_named_with_the_setting_that_is_without_it():
+    other = Answers(ONE.logprobs + 0.5, ONE.outputs)
+    ways = [against(ONE, other if way in {"batched", "shuffled", "prefix"} else ONE, way) for way in WAYS]
+    arms = [
+        ArmResult(arm="a", backend="b", ways=ways[1:], error=None),
+        ArmResult(arm="c", backend="b", ways=[against(ONE, ONE, "repeat")], error=0.0),
+    ]
+    shown = text(Determinism(model="m", tokens=512, chunk=128, generated=2, arms=arms))
+    batches = "batch-mates (none with `max_running_requests=1`)"
+    assert (
+        f"- a: {batches}, cached prefixes (none with `disable_radix_cache=True`)\n- c: nothing that was tried" in shown
+    )
+
+
+class Failing:
+    """In place of `open_arm`: an engine that does not start."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self, **_):
+        raise self.error
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Arms that are not `Failing` have answered."""
+    real = module._measure
+    answers = dict.fromkeys(WAYS, ONE)
+    monkeypatch.setattr(
+        module, "_measure", lambda opened, *rest: real(opened, *rest) if opened else ("b", dict(answers))
+    )
+
+
+@pytest.mark.usefixtures("measured")
+def test_an_arm_that_fails_is_shown_and_the_others_are_measured():
+    arms = [("a", None), ("gone", Failing(EngineError("no such kernel"))), ("c", None)]
+    results = list(probe(arms, [(1,) * 300], chunk=64, generated=1))
+    assert [(arm.arm, arm.failure, arm.error) for arm in results] == [
+        ("a", None, None), ("gone", "no such kernel", None), ("c", None, 0.0),
+    ]  # fmt: skip
+    shown = text(Determinism(model="m", tokens=300, chunk=64, generated=1, arms=results))
+    assert "**gone failed:** no such kernel" in shown
+    assert "- gone" not in shown
+
+
+@pytest.mark.usefixtures("measured")
+def test_without_the_baseline_nothing_goes_on():
+    with pytest.raises(EngineError, match="no such kernel"):
+        list(probe([("a", Failing(EngineError("no such kernel"))), ("b", None)], [(1,) * 300], chunk=64, generated=1))
+
+
 def test_the_section_is_the_table_and_how_to_read_it():
-    stored = determinism.read(Path(__file__).parent / "stored" / "determinism_schema_1.json")
+    stored = record.read(Path(__file__).parent / "stored" / "determinism_schema_1.json")
     assert [arm.arm for arm in stored.arms] == ["triton", "sage_attn"]
-    section = determinism.markdown(stored)
+    section = markdown(stored)
     assert section.startswith("## Determinism\n\n8 prompts of 2,048 tokens;")
     assert text(stored) in section
     assert "is the floor" in section.removeprefix("## Determinism\n\n" + text(stored))

@@ -17,7 +17,7 @@ from sage_eval.engine.options import SAGE, ArmOptions
 from sage_eval.engine.requests import GenerateRequest
 from sage_eval.errors import EngineError, SageEvalError, UsageError
 from sage_eval.probes.arms import BenchArm, parse_arms, role
-from sage_eval.probes.determinism import Prompt, cut
+from sage_eval.probes.determinism.probe import Prompt, cut
 from sage_eval.probes.drift import lines, reduce
 from sage_eval.probes.drift.figures import figures
 from sage_eval.probes.drift.lines import Kernel, Watch

@@ -1,83 +1,26 @@
-"""Does a prompt get the same answer alone, in a batch, in another order, in chunks and after a cached prefix?
+"""Serves the same prompts in every way, and compares each with `whole`: the prompt alone and in one piece.
 
-Each way is compared with `whole` (the prompt alone and in one piece) by the log-probabilities of the prompt's second
-half and by the tokens generated after it. What batching and chunking change in the baseline is the floor beside which
-the candidate's figures stand; `error` is the candidate's own distance from the baseline, both `whole`.
+Compared are the log-probabilities of the prompt's second half and the tokens generated after it. What batching and
+chunking change in the baseline is the floor beside which the candidate's figures stand; `error` is the candidate's own
+distance from the baseline, both `whole`.
 """
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
 from sage_eval.engine.arm import Arm
 from sage_eval.engine.requests import GenerateRequest, ScoreRequest
-from sage_eval.errors import DataError, EngineError, UsageError
-from sage_eval.runs.files import read_record
+from sage_eval.errors import DataError, EngineError, SageEvalError, UsageError
+from sage_eval.probes.determinism.record import WAYS, ArmResult, WayResult
 
-DETERMINISM = "determinism.json"
 Prompt = tuple[int, ...]
 Opened = Callable[..., AbstractContextManager[Arm]]
-WAYS = {
-    "whole": "alone, in one piece",
-    "repeat": "the same again",
-    "batched": "all prompts at once",
-    "shuffled": "all at once, in another order",
-    "chunked": "alone, `chunked_prefill_size`",
-    "prefix": "alone, first half in the prefix cache",
-}
-HOW = (
-    "What batches, chunks and cached prefixes change in the baseline is the floor: differences of that size in another "
-    "arm, or between two arms, mean nothing."
-)
 _SEED = 1
-
-
-class WayResult(BaseModel):
-    """One way of serving against `whole`: |Δ log-probability| in nats over all scored tokens of all prompts.
-
-    `identical` counts prompts whose every log-probability has the same bits, `same_output` those whose greedy
-    continuation is the same.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    way: str
-    prompts: int
-    identical: int
-    mean: float
-    largest: float
-    same_output: int
-
-
-class ArmResult(BaseModel):
-    """All ways of one arm; `error` is mean |Δ log-probability| of its `whole` against the first arm's, in nats."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    arm: str
-    backend: str
-    ways: list[WayResult]
-    error: float | None
-
-
-class Determinism(BaseModel):
-    """`determinism.json`: prompts of `tokens` tokens, chunks of `chunk`, arms in order, the baseline first."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
-    model: str
-    tokens: int
-    chunk: int
-    generated: int
-    arms: list[ArmResult]
 
 
 @dataclass(frozen=True)
@@ -102,24 +45,26 @@ def probe(
     """Serve `prompts` in every way with each arm in turn; yields each arm's result when it is complete.
 
     An arm is a name and `opened(**engine_arguments) -> Arm`. Two engines an arm: chunking is a setting of the engine.
-    `UsageError` where nothing would be chunked, `EngineError` where the cache was not used, or used, against the way.
+    `UsageError` where nothing would be chunked, `EngineError` where the baseline fails, or its cache was not used, or
+    used, against the way; what another arm raises is put into its result.
     """
     shortest = min(map(len, prompts))
     if not 0 < chunk < shortest:
         raise UsageError(f"--chunk {chunk} must be shorter than the prompts ({shortest} tokens)")
     baseline: Answers | None = None
     for name, opened in arms:
-        # The prefix cache is on, so that `prefix` can use it, and emptied before whatever must not.
-        with opened(disable_radix_cache=False, chunked_prefill_size=-1) as arm:
-            backend = arm.backend
-            answers = {way: _serve(arm, prompts, way, generated) for way in WAYS if way != "chunked"}
-        with opened(disable_radix_cache=False, chunked_prefill_size=chunk) as arm:
-            answers["chunked"] = _serve(arm, prompts, "chunked", generated)
+        try:
+            backend, answers = _measure(opened, prompts, chunk, generated)
+        except SageEvalError as error:
+            if baseline is None:
+                raise
+            yield ArmResult(arm=name, backend="", ways=[], error=None, failure=str(error))
+            continue
         whole = answers.pop("whole")
-        error = None if baseline is None else float(np.abs(whole.logprobs - baseline.logprobs).mean())
+        distance = None if baseline is None else float(np.abs(whole.logprobs - baseline.logprobs).mean())
         baseline = baseline or whole
         ways = [against(whole, answers[way], way) for way in WAYS if way in answers]
-        yield ArmResult(arm=name, backend=backend, error=error, ways=ways)
+        yield ArmResult(arm=name, backend=backend, error=distance, ways=ways)
 
 
 def against(whole: Answers, other: Answers, way: str) -> WayResult:
@@ -135,35 +80,15 @@ def against(whole: Answers, other: Answers, way: str) -> WayResult:
     )
 
 
-def text(result: Determinism) -> str:
-    """The result as a Markdown table."""
-    lines = [
-        f"{result.arms[0].ways[0].prompts} prompts of {result.tokens:,} tokens; log-probabilities of the second half, "
-        f"{result.generated} greedy tokens after it; chunks of {result.chunk:,}.",
-        "",
-        "| arm | served | same bits | mean abs. difference (nats) | largest | same output |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
-    for arm in result.arms:
-        for way in arm.ways:
-            lines.append(
-                f"| {arm.arm} | {way.way}: {WAYS[way.way]} | {way.identical}/{way.prompts} | {way.mean:.2g} | "
-                f"{way.largest:.2g} | {way.same_output}/{way.prompts} |"
-            )
-    errors = [f"{arm.arm} {arm.error:.2g}" for arm in result.arms if arm.error is not None]
-    if errors:
-        lines += ["", f"Mean absolute difference from {result.arms[0].arm}, both `whole`: {', '.join(errors)} nats."]
-    return "\n".join(lines) + "\n"
-
-
-def markdown(result: Determinism) -> str:
-    """A section of a report."""
-    return f"## Determinism\n\n{text(result)}\n{HOW}\n"
-
-
-def read(path: Path) -> Determinism:
-    """The record in `path`; `DataError` where it is missing, damaged, or of another version."""
-    return read_record(Determinism, path)
+def _measure(opened: Opened, prompts: Sequence[Prompt], chunk: int, generated: int) -> tuple[str, dict[str, Answers]]:
+    """The backend that served, and the answers by way."""
+    # The prefix cache is on, so that `prefix` can use it, and emptied before whatever must not.
+    with opened(disable_radix_cache=False, chunked_prefill_size=-1) as arm:
+        backend = arm.backend
+        answers = {way: _serve(arm, prompts, way, generated) for way in WAYS if way != "chunked"}
+    with opened(disable_radix_cache=False, chunked_prefill_size=chunk) as arm:
+        answers["chunked"] = _serve(arm, prompts, "chunked", generated)
+    return backend, answers
 
 
 def _serve(arm: Arm, prompts: Sequence[Prompt], way: str, generated: int) -> Answers:
