@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from sage_eval.errors import DataError, EngineError, UsageError
+from sage_eval.probes.articles import cut
 from sage_eval.probes.determinism import probe as module
 from sage_eval.probes.determinism import record
-from sage_eval.probes.determinism.probe import Answers, against, cut, probe
+from sage_eval.probes.determinism.probe import Answers, against, probe
 from sage_eval.probes.determinism.record import WAYS, ArmResult, Determinism
 from sage_eval.probes.determinism.table import markdown, text
 

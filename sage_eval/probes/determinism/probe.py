@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from sage_eval.engine.arm import Arm
 from sage_eval.engine.requests import GenerateRequest, ScoreRequest
-from sage_eval.errors import DataError, EngineError, SageEvalError, UsageError
+from sage_eval.errors import EngineError, SageEvalError, UsageError
+from sage_eval.probes.articles import Prompt
 from sage_eval.probes.determinism.record import WAYS, ArmResult, WayResult
 
-Prompt = tuple[int, ...]
 Opened = Callable[..., AbstractContextManager[Arm]]
 _SEED = 1
 
@@ -29,14 +29,6 @@ class Answers:
 
     logprobs: npt.NDArray[np.float64]
     outputs: list[tuple[int, ...]]
-
-
-def cut(documents: Sequence[Sequence[int]], count: int, tokens: int) -> list[Prompt]:
-    """The first `tokens` ids of the first `count` documents that have as many; `DataError` where there are fewer."""
-    prompts = [tuple(ids[:tokens]) for ids in documents if len(ids) >= tokens][:count]
-    if len(prompts) < count:
-        raise DataError(f"only {len(prompts)} documents have {tokens} tokens: ask for fewer --prompts or --tokens")
-    return prompts
 
 
 def probe(

@@ -10,7 +10,8 @@ from sage_eval.attention.source import source_hash
 from sage_eval.engine.arm import open_arm
 from sage_eval.engine.options import ArmOptions
 from sage_eval.probes.arms import parse_arms
-from sage_eval.probes.determinism.probe import Opened, cut, probe
+from sage_eval.probes.articles import first_tokens
+from sage_eval.probes.determinism.probe import Opened, probe
 from sage_eval.probes.determinism.record import DETERMINISM, Determinism, Made
 from sage_eval.runs.files import write_json
 
@@ -34,7 +35,6 @@ def measure(
     starts.
     """
     from model_adapters._tokens import Tokens
-    from sage_eval.data.wikitext import documents, load_raw
     from sage_eval.runs.manifest import describe_model, devices, find_model, host, versions
 
     wanted: list[tuple[str, Opened]] = []
@@ -44,8 +44,7 @@ def measure(
         wanted.append((arm.name, functools.partial(_opened, model, arguments)))
     source = find_model(model)
     folder = output or Path("results") / f"determinism-{source.resolve().name}"
-    tokenizer = Tokens.load(model, add_bos=None, prefix=None)
-    chosen = cut([tokenizer.encode(page) for page in documents(load_raw("test"))], prompts, tokens)
+    chosen = first_tokens(Tokens.load(model, add_bos=None, prefix=None).encode, prompts, tokens)
     made = Made(
         created=datetime.now(UTC).replace(microsecond=0).isoformat(), command=command, source=source_hash(),
         model=describe_model(model, source), versions=versions(), host=host(), devices=devices(),

@@ -17,7 +17,7 @@ from sage_eval.engine.options import SAGE, ArmOptions
 from sage_eval.engine.requests import GenerateRequest
 from sage_eval.errors import EngineError, SageEvalError, UsageError
 from sage_eval.probes.arms import BenchArm, parse_arms, role
-from sage_eval.probes.determinism.probe import Prompt, cut
+from sage_eval.probes.articles import Prompt, first_tokens
 from sage_eval.probes.drift import lines, reduce
 from sage_eval.probes.drift.figures import figures
 from sage_eval.probes.drift.lines import Kernel, Watch
@@ -68,7 +68,6 @@ def run(
     `PrerequisiteError` before an engine is started, `EngineError` where the baseline's fails.
     """
     from model_adapters._tokens import Tokens
-    from sage_eval.data.wikitext import documents, load_raw
     from sage_eval.runs import manifest
 
     contenders = [
@@ -78,7 +77,7 @@ def run(
     source = manifest.find_model(model)
     folder = output or Path("results") / f"drift-{source.resolve().name}"
     tokenizer = Tokens.load(model, add_bos=None, prefix=None)
-    chosen = cut([tokenizer.encode(page) for page in documents(load_raw("test"))], prompts, tokens)
+    chosen = first_tokens(tokenizer.encode, prompts, tokens)
     about = {
         "command": command,
         "model": {key: value for key, value in manifest.describe_model(model, source).items() if key != "files"},
