@@ -46,6 +46,7 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
         self._routes: list[Route] = []
         self._counts: dict[tuple[Phase, str], int] = {}
         self._plan: Plan | None = None
+        self._layers_left = 0
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
         """Eager steps, and prefill between the pieces of a breakable graph: make the plan of a prefill batch."""
@@ -59,6 +60,7 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
         prefixes, news = (_on_host(forward_batch, name) for name in ("extend_prefix_lens", "extend_seq_lens"))
         self._lengths = prefixes, news
         self._routes, self._counts = route(prefixes, news, self.settings, self._package)
+        self._layers_left = COUNTER.layers
         served = [r.kernel.startswith("sage-paged") for r in self._routes for _ in range(r.first, r.last)]
         self._plan = make_plan(prefixes, news, self.device, served) if any(served) else None
 
@@ -92,6 +94,9 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
                 q, k, v, out, k_cache, v_cache, kv_indices, self._plan,
                 scale=scale, variant=self.settings.variant, smooth=smooth, shift=shift,
             )  # fmt: skip
+            self._layers_left -= 1
+            if not self._layers_left:
+                self._plan.layers.clear()  # the memory that a short batch keeps is not held until the next prefill
         for kernel, first, last in self._routes:
             if kernel == EXACT:
                 self._exact_extend(

@@ -78,17 +78,17 @@ def block_bootstrap(
 ) -> Estimate:
     """`bootstrap` for items in order of time, each of which may resemble those before it (runs of a busy machine do).
 
-    Whole stretches of a tenth of the items are resampled, the end joined to the beginning: the circular block
+    Whole stretches of n // 10 items are resampled, the end joined to the beginning: the circular block
     bootstrap of Politis and Romano (1992). So few stretches make percentiles narrow: their distances from the value are
     widened by Student's t (nine degrees of freedom) over the normal quantile. `tests/statistics/test_coverage.py` says
-    how often the interval holds, and how seldom one that resamples single items does. ValueError where the statistic
-    is NaN.
+    how often the interval holds, and how seldom one that resamples single items does. `se` is the spread of the
+    resamples, not widened; `units` counts the stretches. ValueError where the statistic is NaN.
     """
     arrays = [column(values, f"column {i}") for i, values in enumerate(columns)]
     n = same_length(**{f"column {i}": array for i, array in enumerate(arrays)})
     value, block = float(statistic(*arrays)), n // BLOCKS
     if n < MIN_UNITS:
-        return Estimate(value, None, None, None, n, f"too few ({n} items)", level, n)
+        return Estimate(value, None, None, None, n, f"too few ({n} items)", level)
     starts = np.random.default_rng(seed).integers(n, size=(resamples, -(-n // block)))
     rows = ((starts[:, :, None] + np.arange(block)) % n).reshape(resamples, -1)[:, :n]
     found = np.array([statistic(*(array[index] for array in arrays)) for index in rows], dtype=float)
@@ -97,7 +97,8 @@ def block_bootstrap(
     tail = (1 + level) / 2
     wider = stats.t.ppf(tail, BLOCKS - 1) / stats.norm.ppf(tail)
     low, high = (float(value + wider * (x - value)) for x in np.quantile(found, (1 - tail, tail)))
-    return Estimate(value, float(found.std(ddof=1)), low, high, n, f"bootstrap in blocks of {block}", level, n)
+    name = f"bootstrap in blocks of {block}"
+    return Estimate(value, float(found.std(ddof=1)), low, high, n, name, level, starts.shape[1])
 
 
 def _members(n: int, clusters: npt.ArrayLike | None) -> list[Codes]:

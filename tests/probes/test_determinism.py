@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sage_eval.attention.source import source_hash
+from sage_eval.cli import main
 from sage_eval.errors import DataError, EngineError, UsageError
 from sage_eval.probes.articles import cut
 from sage_eval.probes.determinism import probe as module
-from sage_eval.probes.determinism import record
+from sage_eval.probes.determinism import record, run
 from sage_eval.probes.determinism.probe import Answers, against, probe
 from sage_eval.probes.determinism.record import WAYS, ArmResult, Determinism
 from sage_eval.probes.determinism.table import markdown, text
@@ -76,6 +78,46 @@ def test_what_changes_bits_is_named_with_the_setting_that_is_without_it():
     assert (
         f"- a: {batches}, cached prefixes (none with `disable_radix_cache=True`)\n- c: nothing that was tried" in shown
     )
+
+
+def test_where_the_same_request_differs_twice_nothing_else_is_blamed():
+    other = Answers(ONE.logprobs + 0.5, ONE.outputs)
+    arm = ArmResult(arm="a", backend="b", ways=[against(ONE, other, way) for way in WAYS][1:], error=None)
+    shown = text(Determinism(model="m", tokens=512, chunk=128, generated=2, arms=[arm]))
+    assert "- a: chance (the same request twice)\n" in shown
+
+
+@pytest.mark.parametrize("setting", ["chunked_prefill_size=64", "disable_radix_cache=true"])
+def test_what_the_probe_sets_itself_is_refused_before_an_engine_starts(reference_model, capsys, setting):
+    arguments = ["probe", "determinism", str(reference_model), "--arms", "torch_native", "--model-args", setting]
+    assert main(arguments) == 2
+    assert f"{setting.partition('=')[0]}: the probe sets it itself" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_command_writes_what_was_measured_by_whom_and_fails_for_an_arm(
+    reference_model, tmp_path, monkeypatch, capsys
+):
+    answers = dict.fromkeys(WAYS, ONE)
+    arms = iter([("b", dict(answers)), EngineError("no such kernel")])
+
+    def measure(*_):
+        written.append((tmp_path / record.DETERMINISM).exists())
+        if isinstance(found := next(arms), Exception):
+            raise found
+        return found
+
+    written = []
+    monkeypatch.setattr(module, "_measure", measure)
+    options = ["--arms", "torch_native,sage_attn", "--prompts", "1", "--tokens", "256", "--chunk", "64"]
+    monkeypatch.setattr(run, "first_tokens", lambda *_: [(1,) * 256])
+    assert main(["probe", "determinism", str(reference_model), *options, "--output", str(tmp_path)]) == 1
+    assert written == [False, True]
+    stored = record.read(tmp_path / record.DETERMINISM)
+    assert [arm.failure for arm in stored.arms] == [None, "no such kernel"]
+    assert stored.made
+    assert stored.made.source == source_hash()
+    assert set(stored.made.model["files"]) >= {"config.json", "tokenizer.json"}
+    assert "**sage_attn failed:** no such kernel" in capsys.readouterr().out
 
 
 class Failing:

@@ -146,24 +146,27 @@ def test_bootstrap():
     assert 0.91 <= share_covered(draw, 4.0, runs=200) <= 0.985
 
 
-def modes(rng, n=120):
+def modes(rng, n):
     """Runs of a machine that is now and then almost twice as slow, for some seven runs at a time: medians of 1."""
     slow = np.cumsum(rng.random(n) < 0.15) % 2 ^ (rng.random() < 0.5)
     return 1 + 0.9 * slow + 0.05 * rng.standard_normal(n)
 
 
-@pytest.mark.parametrize("draw_one", [lambda rng: rng.lognormal(0, 0.05, 120), modes], ids=["alike", "modes"])
-def test_ratios_of_medians_in_blocks(draw_one):
+@pytest.mark.parametrize("n", [30, 120])
+@pytest.mark.parametrize("draw_one", [lambda rng, n: rng.lognormal(0, 0.05, n), modes], ids=["alike", "modes"])
+def test_ratios_of_medians_in_blocks(draw_one, n):
+    """Measured in a thousand series: 0.93 of 30 rounds with modes, 0.95 to 0.99 else."""
+
     def draw(rng):
-        a, b = np.log(draw_one(rng)), np.log(draw_one(rng))
+        a, b = np.log(draw_one(rng, n)), np.log(draw_one(rng, n))
         return block_bootstrap(lambda x, y: np.median(x) - np.median(y), a, b, resamples=300)
 
-    assert 0.92 <= share_covered(draw, 0.0, runs=200) <= 1.0
+    assert 0.89 <= share_covered(draw, 0.0, runs=200) <= 0.996
 
 
 def test_ratios_of_medians_of_single_rounds_would_not_hold():
     def draw(rng):
-        a, b = np.log(modes(rng)), np.log(modes(rng))
+        a, b = np.log(modes(rng, 120)), np.log(modes(rng, 120))
         return bootstrap(lambda x, y: np.median(x) - np.median(y), a, b, resamples=300)
 
     assert share_covered(draw, 0.0, runs=100) < 0.8

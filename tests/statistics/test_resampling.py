@@ -78,15 +78,17 @@ def test_neighbours_that_resemble_each_other_widen_the_interval():
 
 
 def test_blocks_join_the_end_to_the_beginning_and_keep_columns_together():
-    x = np.arange(40.0)
+    x, joined = np.arange(40.0), []
 
     def step(a, b):
         assert (a == b).all()
         assert ((np.diff(a)[np.arange(39) % 4 != 3]) % 40 == 1).all()  # blocks of four, each of neighbours
+        joined.append(bool(((a[:-1] == 39) & (a[1:] == 0)).any()))
         return a.mean()
 
     found = block_bootstrap(step, x, x, resamples=50)
-    assert (found.method, found.n) == ("bootstrap in blocks of 4", 40)
+    assert (found.method, found.n, found.units) == ("bootstrap in blocks of 4", 40, 10)
+    assert any(joined[1:])
 
 
 def test_too_short_a_series_gets_no_interval():

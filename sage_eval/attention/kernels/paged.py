@@ -18,8 +18,9 @@ TOP = {"int8-fp16": 127, "int8-fp8": 127, "int4-fp16": 7}
 """The largest code of each variant."""
 
 KEPT_SLOTS = 2048
-"""A batch of no more keys keeps the operands' memory from layer to layer (3 MiB at 4 KV heads); beyond it, the GPU has
-enough to do while memory is found anew, and the rest of a layer shall have that memory too."""
+"""A batch of no more slots (each sequence's keys, rounded up to 128) keeps the operands' memory from layer to layer:
+6 MiB at 8 KV heads of 128. Beyond it the GPU has enough to do while memory is found anew, and the rest of a layer shall
+have that memory too."""
 
 
 @dataclass

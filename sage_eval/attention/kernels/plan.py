@@ -25,7 +25,7 @@ class Plan:
     `sequences` has a row a sequence: first query row, new tokens, prefix tokens, first entry in kv_indices, first
     scratch slot, first chunk. `query_tiles`, `key_tiles` and `chunks` have rows (sequence, first position); those of
     `query_tiles` go on with the sequence's row, so that a program learns all it needs from one load. In `layers`
-    `paged_attention` keeps what the layers of the batch have in common.
+    `paged_attention` keeps what the layers of the batch have in common, memory among it: clear it after the last one.
     """
 
     sequences: Tensor

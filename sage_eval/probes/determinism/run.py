@@ -9,6 +9,7 @@ from typing import Any
 from sage_eval.attention.source import source_hash
 from sage_eval.engine.arm import open_arm
 from sage_eval.engine.options import ArmOptions
+from sage_eval.errors import UsageError
 from sage_eval.probes.arms import parse_arms
 from sage_eval.probes.articles import first_tokens
 from sage_eval.probes.determinism.probe import Opened, probe
@@ -40,6 +41,8 @@ def measure(
     wanted: list[tuple[str, Opened]] = []
     for arm in parse_arms(arms):
         arguments = {"max_length": tokens + generated, **common, **arm.arguments}
+        if taken := {"chunked_prefill_size", "disable_radix_cache"} & arguments.keys():
+            raise UsageError(f"{', '.join(sorted(taken))}: the probe sets it itself, way by way; leave it out")
         ArmOptions.from_arguments(model, **arguments)  # whatever is wrong is said before an engine starts
         wanted.append((arm.name, functools.partial(_opened, model, arguments)))
     source = find_model(model)

@@ -13,7 +13,7 @@ CAUSES = {
     "chunked": "chunks (none with `chunked_prefill_size=-1`)",
     "prefix": "cached prefixes (none with `disable_radix_cache=True`)",
 }
-"""What of SGLang a way of serving makes differ, and the setting without it."""
+"""What of SGLang a way of serving makes differ, and the setting that avoids it (by what it does; not measured)."""
 
 
 def text(result: Determinism) -> str:
@@ -41,8 +41,10 @@ def text(result: Determinism) -> str:
 
 
 def causes(arm: ArmResult) -> str:
-    """What of SGLang changed a log-probability of any prompt, and the settings without it."""
+    """What of SGLang changed a log-probability of any prompt, and the settings that avoid it."""
     found = dict.fromkeys(CAUSES[way.way] for way in arm.ways if way.identical < way.prompts)
+    if CAUSES["repeat"] in found:  # then whatever else differs may do so for that reason
+        return CAUSES["repeat"]
     return ", ".join(found) or "nothing that was tried"
 
 

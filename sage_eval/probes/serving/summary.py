@@ -11,6 +11,14 @@ from sage_eval.probes.serving.scaling import quadratic_share
 CLASSES = (("small", 1024, 0, 4096), ("medium", 8192, 4096, 32768), ("large", 32768, 32768, 1 << 40))
 """Name, the size it is measured at if possible, and the sizes (from, up to but not including) that belong to it."""
 
+UNSTEADY = 1.25
+"""p80 over p20 beyond which a cell's times are called unsteady: where the GPU is busy they differ by a few per cent."""
+
+
+def unsteady(row: dict[str, Any]) -> bool:
+    """Whether a row's times spread so far that its ratio says little."""
+    return bool(row["seconds"]["p80"] > UNSTEADY * row["seconds"]["p20"])
+
 
 def row(block: Block, arm: str, baseline: str) -> dict[str, Any]:
     """One line of the table: quantiles in seconds, tokens a second, and the ratio to the baseline of the same block."""
@@ -88,6 +96,9 @@ def glance(record: Record, rows: list[dict[str, Any]]) -> dict[str, dict[str, An
             fitting = [r for r in mine if low <= r["size"] < high]
             if fitting:
                 nearest = min(fitting, key=lambda r: abs(r["size"] - target))
-                shown = {"ratio": nearest["ratio"]["value"], **{x: nearest["ratio"][x] for x in ("low", "high")}}
-                found.setdefault(arm, {})[name] = {"size": nearest["size"], **shown}
+                sure = {x: nearest["ratio"][x] for x in ("low", "high", "method")} | {
+                    "ratio": nearest["ratio"]["value"]
+                }
+                shaky = any(unsteady(r) for r in rows if (r["kind"], r["size"]) == ("prefill", nearest["size"]))
+                found.setdefault(arm, {})[name] = {"size": nearest["size"], **sure, "unsteady": shaky}
     return found

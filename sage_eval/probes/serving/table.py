@@ -6,6 +6,7 @@ from sage_eval.probes.serving.memory_table import memory
 from sage_eval.probes.serving.mix import ANSWERS, PROMPTS
 from sage_eval.probes.serving.profile_table import profiles
 from sage_eval.probes.serving.record import Record
+from sage_eval.probes.serving.summary import UNSTEADY, unsteady
 
 TITLES = {
     "prefill": ("Prefill: one prompt, one new token", "input tokens", "time to first token, ms"),
@@ -13,9 +14,6 @@ TITLES = {
     "decode": ("Decode", "sequences", "time between tokens, ms"),
     "mixed": ("Offline throughput: requests of mixed lengths, all at once", "requests", "time for all, ms"),
 }
-
-UNSTEADY = 1.25
-"""p80 over p20 beyond which a cell's times are called unsteady: where the GPU is busy they differ by a few per cent."""
 
 
 def render(record: Record) -> str:
@@ -52,7 +50,7 @@ def _head(record: Record) -> str:
 def _glance(record: Record) -> str:
     found = record.summary.get("glance", {})
     lines = [
-        f"- `{arm}`: " + ", ".join(f"{name} ({_count(x['size'])}) {_short(x)} ×" for name, x in classes.items())
+        f"- `{arm}`: " + ", ".join(f"{name} ({_count(x['size'])}) {_short(x)}" for name, x in classes.items())
         for arm, classes in found.items()
     ]
     return (
@@ -61,8 +59,9 @@ def _glance(record: Record) -> str:
 
 
 def _short(found: dict[str, Any]) -> str:
-    interval = "" if found.get("low") is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
-    return f"{found['ratio']:.2f}{interval}"
+    sign = "*" if found.get("method", "").startswith("range") else ""
+    interval = "" if found.get("low") is None else f" [{found['low']:.2f}, {found['high']:.2f}]{sign}"
+    return f"{found['ratio']:.2f}{interval} ×" + (" (unsteady)" if found.get("unsteady") else "")
 
 
 def _speed(record: Record, kind: str) -> str:
@@ -87,12 +86,12 @@ def _speed(record: Record, kind: str) -> str:
         work = {(b.requests, b.tokens, b.new_tokens) for b in record.blocks if b.cell.kind == kind}
         lines += [f"\n{count} requests: {prompts:,} tokens of prompts and {new:,} of answers; tokens/s count both."
                   for count, prompts, new in sorted(work)]  # fmt: skip
-    unsteady = sorted({row["size"] for row in rows if row["seconds"]["p80"] > UNSTEADY * row["seconds"]["p20"]})
-    if unsteady:
+    shaky = sorted({row["size"] for row in rows if unsteady(row)})
+    if shaky:
         lines.append(
             f"\nUnsteady, p80 more than {UNSTEADY - 1:.0%} above p20 in some arm: "
-            f"{', '.join(f'{size:,}' for size in unsteady)}. There the host decides, which starts the kernels, or what "
-            "else runs on it: on another host the ratio may be another."
+            f"{', '.join(f'{size:,}' for size in shaky)}. The host may be the reason: where it starts kernels more "
+            "slowly than the GPU computes them, its own load decides. On another host the ratio may differ."
         )
     skipped = {(b.cell.size, arm): why for b in record.blocks if b.cell.kind == kind for arm, why in b.skipped.items()}
     measured = {(row["size"], row["arm"]) for row in rows}
