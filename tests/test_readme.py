@@ -120,19 +120,6 @@ def test_the_engines_speeds_are_those_of_the_published_benchmark():
             assert text == expected, (arm, size)
 
 
-def test_the_speeds_since_launches_are_cheaper_are_those_of_the_published_benchmark():
-    record, ratios = served("serving-h100-launches")
-    words = " ".join(README.partition("Since then a layer")[2].partition("64 requests of")[0].split())
-    for size in (4096, 8192):
-        found = ratios["sage_attn+fa3:variant=int8-fp16"]["prefill", size]
-        assert f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}] at {size:,}" in words
-    fp8 = [ratios["sage_attn+fa3:variant=int8-fp8"]["prefill", size]["value"] for size in (4096, 8192)]
-    assert "`int8-fp8` {:.3f} and {:.3f}".format(*fp8) in words
-    times = {row["arm"]: row["seconds"] for row in record["summary"]["rows"] if row["size"] == 1024}
-    spans = [f"{1e3 * times[arm][p]:.1f}" for arm in ("fa3", "sage_attn+fa3:variant=int8-fp16") for p in ("p20", "p80")]
-    assert "{} to {} ms (p20 to p80) and `sage_attn`'s {} to {}".format(*spans) in words
-
-
 def test_the_text_on_speed_is_that_of_the_published_benchmarks():
     """Each figure of the paragraphs after the table."""
     words = " ".join(README.partition("Beside FA3, then")[2].partition("Attention alone (")[0].split())

@@ -46,7 +46,6 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
         self._routes: list[Route] = []
         self._counts: dict[tuple[Phase, str], int] = {}
         self._plan: Plan | None = None
-        self._layers_left = 0
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
         """Eager steps, and prefill between the pieces of a breakable graph: make the plan of a prefill batch."""
@@ -60,7 +59,6 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
         prefixes, news = (_on_host(forward_batch, name) for name in ("extend_prefix_lens", "extend_seq_lens"))
         self._lengths = prefixes, news
         self._routes, self._counts = route(prefixes, news, self.settings, self._package)
-        self._layers_left = COUNTER.layers
         served = [r.kernel.startswith("sage-paged") for r in self._routes for _ in range(r.first, r.last)]
         self._plan = make_plan(prefixes, news, self.device, served) if any(served) else None
 
@@ -89,14 +87,14 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
         """In place of Triton's `extend_attention_fwd`, whose arguments these are: one layer of a prefill batch."""
         # rest: custom_mask, is_causal, mask_indptr, max_len_extend, k_scale, v_scale, sm_scale
         scale, smooth, shift = rest[6], self.settings.smooth_k != "off", self.shifts.get(self.layer_id)
+        prefixes, news = self._lengths
+        starts = [0, *accumulate(news)]
+        gathers = [0, *accumulate(prefixes)]
         if self._plan is not None:
             paged_attention(
                 q, k, v, out, k_cache, v_cache, kv_indices, self._plan,
                 scale=scale, variant=self.settings.variant, smooth=smooth, shift=shift,
             )  # fmt: skip
-            self._layers_left -= 1
-            if not self._layers_left:
-                self._plan.layers.clear()  # the memory that a short batch keeps is not held until the next prefill
         for kernel, first, last in self._routes:
             if kernel == EXACT:
                 self._exact_extend(
@@ -104,7 +102,6 @@ class SageAttnBackend(CheckedCalls, TritonAttnBackend):  # type: ignore[misc]
                     kv_indices, *rest, **options,
                 )  # fmt: skip
             elif not kernel.startswith("sage-paged"):
-                gathers, starts = ([0, *accumulate(lengths)] for lengths in self._lengths)
                 for i in range(first, last):
                     rows = slice(starts[i], starts[i + 1])
                     if kernel.startswith("sage-package"):

@@ -39,18 +39,12 @@ def run(monkeypatch):
     """`run(case, **settings)`: relative L2 error against the kit's exact reference, and the tokens counted."""
     monkeypatch.setattr(triton_backend, "get_device_core_count", lambda *_: 8)
 
-    built = []
-
-    def build(runner, settings):
-        built.append(SageAttnBackend(runner, settings))
-        return built[-1]
-
-    def run_case(case, layers=1, **settings):
+    def run_case(case, **settings):
         counter = CoverageCounter()
-        counter.layers = layers
+        counter.layers = 1
         monkeypatch.setattr("sage_eval.attention.backend.COUNTER", counter)
         monkeypatch.setitem(
-            ATTENTION_BACKENDS, "sage_attn", lambda runner: build(runner, AttentionSettings(**settings))
+            ATTENTION_BACKENDS, "sage_attn", lambda runner: SageAttnBackend(runner, AttentionSettings(**settings))
         )
         fixture = kit.build_dense_attention_fixture(
             unittest.TestCase(), case, head_dim=64, max_context_len=512, dtype=torch.float16, device="cpu"
@@ -59,7 +53,6 @@ def run(monkeypatch):
         error = (actual.float() - expected.float()).norm() / expected.float().norm()
         return error.item(), counter.snapshot()["tokens"]
 
-    run_case.built = built
     return run_case
 
 
@@ -67,13 +60,6 @@ def test_prefill_with_and_without_prefix(run):
     error, tokens = run(RAGGED)
     assert 1e-3 < error < 1e-2
     assert tokens == {"prefill/sage-paged-int8-fp16": 150, "prefill_prefix/sage-paged-int8-fp16": 78}
-
-
-def test_what_a_batchs_layers_share_is_given_back_after_the_last(run):
-    """Held on, it would be memory at rest until the next prefill."""
-    for layers, kept in ((2, 1), (1, 0)):  # the case computes one
-        run(RAGGED, layers=layers)
-        assert len(run.built[-1]._plan.layers) == kept
 
 
 def test_exact_runs_tritons_kernel_and_says_so(run):

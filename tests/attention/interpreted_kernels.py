@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sage_eval.attention import numerics
-from sage_eval.attention.kernels import decode, paged
+from sage_eval.attention.kernels import decode
 from sage_eval.attention.kernels.decode import decode_attention
 from sage_eval.attention.kernels.paged import TOP, paged_attention
 from sage_eval.attention.kernels.plan import make_plan
@@ -150,42 +150,6 @@ def test_bits_do_not_depend_on_batch_mates() -> None:
         )  # fmt: skip
         assert torch.equal(alone, together[rows])
         row, gather = row + new, gather + prefix
-
-
-@pytest.mark.parametrize("kept", [0, paged.KEPT_SLOTS])
-def test_layers_of_a_batch_share_its_plan_and_nothing_of_each_others_values(
-    kept: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second layer has smaller values and an offset: what the first left in memory would show."""
-    monkeypatch.setattr(paged, "KEPT_SLOTS", kept)
-    first, second = (Batch([0, 70], [65, 33], (2, 1), 64) for _ in range(2))
-    for tensor in (second.q, second.k, second.v, second.k_cache, second.v_cache):
-        tensor.mul_(0.25)
-    second.k += 0.5
-    second.k_cache += 0.5
-    alone, plan = [first.run(), second.run()], make_plan(first.prefixes, first.news, "cpu")
-    for layer, want in zip((first, second, first), (*alone, alone[0]), strict=True):
-        out = torch.full_like(layer.q, torch.nan)
-        sources = layer.sources()
-        paged_attention(layer.q, *sources[:2], out, *sources[2:], plan, scale=layer.scale)
-        assert torch.equal(out, want)
-    (layers,) = plan.layers.values()
-    assert (layers.memory is not None) == (kept > 0)
-
-
-def test_tensors_of_another_kind_share_no_launches() -> None:
-    """Another stride, another alignment, or a shift: each is compiled for itself."""
-    batch = Batch([3], [40], (2, 1), 64)
-    plan, want = make_plan(batch.prefixes, batch.news, "cpu"), batch.run()
-    fused = torch.cat([batch.q, batch.k, batch.v], 1)
-    shifted = torch.empty(batch.q.numel() + 1, dtype=batch.q.dtype)[1:].view_as(batch.q).copy_(batch.q)
-    for q, k, v in ((batch.q, batch.k, batch.v), fused.split((2, 1, 1), 1), (shifted, batch.k, batch.v)):
-        out = torch.full_like(batch.q, torch.nan)
-        paged_attention(q, k, v, out, *batch.sources()[2:], plan, scale=batch.scale)
-        assert torch.equal(out, want)
-    assert len(plan.layers) == 3
-    paged_attention(batch.q, *batch.sources()[:2], out, *batch.sources()[2:], plan, scale=1.0, shift=torch.ones(1, 64))
-    assert len(plan.layers) == 4
 
 
 def test_sequences_that_are_not_served_are_left_alone() -> None:

@@ -10,7 +10,6 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor
-from triton.runtime.jit import JITFunction
 
 from sage_eval.attention import numerics
 from sage_eval.attention.kernels import paged
@@ -175,38 +174,6 @@ def test_bits_do_not_depend_on_the_batch(source: str) -> None:
     for which in ([0], [5], [4, 2], [3, 1, 0], [5, 4, 3, 2, 1, 0]):
         for i, out in zip(which, batch.run(which), strict=True):
             assert torch.equal(out, whole[i])
-
-
-@pytest.mark.parametrize("variant", ["int8-fp16", "int8-fp8"])
-@pytest.mark.parametrize("new", [300, 3000])
-def test_later_layers_start_what_the_first_compiled(
-    new: int, variant: str, source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Other addresses and values, the same bits as alone, and Triton's own launch is not gone through again."""
-    first, second = (Batch([70, 0], [new, 33], (8, 2), seed=seed) for seed in (0, 1))
-    want = [torch.cat(batch.run(variant=variant)) for batch in (first, second)]
-    plan = make_plan(first.prefixes, first.news, "cuda")
-    launches = []
-    monkeypatch.setattr(JITFunction, "run", lambda *a, _run=JITFunction.run, **b: launches.append(a) or _run(*a, **b))
-    for layer, which in ((first, 0), (second, 1), (first, 0)):
-        out = torch.full_like(layer.q, torch.nan)
-        sources = layer.k_cache, layer.v_cache, layer.indices, plan
-        paged_attention(layer.q, layer.k, layer.v, out, *sources, scale=layer.scale, variant=variant)
-        assert torch.equal(out, want[which])
-        assert len(launches) == 4
-
-
-def test_later_layers_of_another_kind_are_compiled_for_themselves() -> None:
-    """Q of an odd address, and Q, K and V in one tensor: what was compiled for other strides and addresses is wrong."""
-    batch = Batch([70], [300], (8, 2))
-    (want,) = batch.run()
-    plan, sources = make_plan(batch.prefixes, batch.news, "cuda"), (batch.k_cache, batch.v_cache, batch.indices)
-    odd = torch.empty(batch.q.numel() + 1, dtype=batch.q.dtype, device="cuda")[1:].view_as(batch.q).copy_(batch.q)
-    fused = torch.cat([batch.q, batch.k, batch.v], 1).split((8, 2, 2), 1)
-    for q, k, v in ((batch.q, batch.k, batch.v), (odd, batch.k, batch.v), fused, (batch.q, batch.k, batch.v)):
-        out = torch.full_like(batch.q, torch.nan)
-        paged_attention(q, k, v, out, *sources, plan, scale=batch.scale)
-        assert torch.equal(out, want)
 
 
 @pytest.mark.parametrize("variant", ["int8-fp16", "int4-fp16"])

@@ -10,7 +10,6 @@ contiguous per head, so that key tiles load as whole tensors.
 # ruff: noqa: PLR0913, PLR0917
 
 import math
-from typing import Any
 
 import torch
 import triton
@@ -18,9 +17,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from sage_eval.attention.kernels.launch import Launch
 from sage_eval.attention.kernels.plan import KEY_BLOCK, QUERY_BLOCK, Plan
-from sage_eval.attention.kernels.quantise import SEQUENCE_FIELDS, Operands, block_scale, round_codes
+from sage_eval.attention.kernels.quantise import SEQUENCE_FIELDS, block_scale, round_codes
 from sage_eval.attention.kernels.tiles import Tile
 
 P_BITS = tl.constexpr(8)  # log2 of P's scale in e4m3
@@ -112,29 +110,15 @@ def _attend_kernel(
     tl.store(out + token * out_stride + (head * HEAD_DIM + col)[None, :], acc.to(out.dtype.element_ty), mask=valid)
 
 
-def describe(operands: Operands, tile: Tile) -> tuple[Any, Any]:
-    """The descriptors through which the copy engine reads K's and V's codes in the tiles of `tile`."""
-    k_codes, v_codes = operands.k_codes, operands.v_codes
-    cols = operands.v_scales.shape[2]
-    v_block = [cols, tile.keys] if v_codes.dtype == torch.float8_e4m3fn else [tile.keys, cols]
-    if tile.kernel == "gluon":
-        from sage_eval.attention.kernels import attend_sm90  # Gluon is there on CUDA only
-
-        return attend_sm90.describe(k_codes, [tile.keys, cols]), attend_sm90.describe(v_codes, v_block)
-    return TensorDescriptor.from_tensor(k_codes, [tile.keys, cols]), TensorDescriptor.from_tensor(v_codes, v_block)
-
-
 def attend(
     q: Tensor,
     out: Tensor,
-    operands: Operands,
-    described: tuple[Any, Any],
+    operands: tuple[Tensor, Tensor, Tensor, Tensor],
     plan: Plan,
     *,
     scale: float,
     top: int = 127,
     tile: Tile,
-    launch: Launch,
 ) -> None:
     """Fill `out` [tokens, Hq, D] with attention of `q` (same shape) over the operands that `quantise` made.
 
@@ -142,31 +126,38 @@ def attend(
         q: queries of the new tokens, heads and channels contiguous.
         out: written for every row that the plan serves, and no other.
         operands: `quantise`'s result for the same plan.
-        described: `describe` of these operands and `tile`.
         plan: the batch.
         scale: softmax scale.
         top: largest code of Q, as K's.
         tile: launch options; "gluon" with FP8 needs operands that were interleaved.
-        launch: how the kernel is started.
     """
+    k_codes, k_scales, v_codes, v_scales = operands
     heads, dim = q.shape[1:]
-    kv_heads, cols = operands.v_scales.shape[1:]
-    fp8 = operands.v_codes.dtype == torch.float8_e4m3fn
-    (k_tiles, v_tiles), items = described, len(plan.query_tiles) * heads
-    arguments = (
-        q, out, k_tiles, operands.k_scales, v_tiles, operands.v_scales, plan.query_tiles,
-        scale * math.log2(math.e), plan.slots, q.stride(0), out.stride(0),
-    )  # fmt: skip
-    size = {"HEADS": heads, "GROUP": heads // kv_heads, "HEAD_DIM": dim, "COLS": cols}
-    options = {"num_warps": tile.warps} | ({"maxnreg": tile.registers} if tile.registers else {})
-    if tile.kernel == "triton":
-        launch(
-            _attend_kernel, (items, 1), *arguments, options=options,
-            **size, M=QUERY_BLOCK, N=KEY_BLOCK, TOP=top, FP8=fp8, STAGES=tile.stages,
-        )  # fmt: skip
-        return
-    from sage_eval.attention.kernels import attend_sm90, attend_sm90_fp8
+    kv_heads, cols = v_scales.shape[1:]
+    fp8 = v_codes.dtype == torch.float8_e4m3fn
+    v_block = [cols, tile.keys] if fp8 else [tile.keys, cols]
+    size = {"HEADS": heads, "GROUP": heads // kv_heads, "HEAD_DIM": dim, "COLS": cols, "TOP": top}
+    factor = scale * math.log2(math.e)
+    tables = v_scales, plan.query_tiles, factor, plan.slots, q.stride(0), out.stride(0)
+    items = len(plan.query_tiles) * heads
+    if tile.kernel == "gluon":
+        from sage_eval.attention.kernels import attend_sm90 as sm90  # Gluon is there on CUDA only
 
-    kernel = attend_sm90_fp8._attend_kernel if fp8 else attend_sm90._attend_kernel
-    programs = min(items, torch.cuda.get_device_properties(q.device).multi_processor_count)
-    launch(kernel, (programs, 1), *arguments, items, options=options, **size, TOP=top, STAGES=tile.stages)
+        k_desc, v_desc = sm90.describe(k_codes, [tile.keys, cols]), sm90.describe(v_codes, v_block)
+        programs = min(items, torch.cuda.get_device_properties(q.device).multi_processor_count)
+        if fp8:
+            from sage_eval.attention.kernels import attend_sm90_fp8
+
+            kernel = attend_sm90_fp8._attend_kernel
+        else:
+            kernel = sm90._attend_kernel
+        kernel[programs,](
+            q, out, k_desc, k_scales, v_desc, *tables, items, **size, STAGES=tile.stages, num_warps=tile.warps
+        )
+        return
+    options = {"maxnreg": tile.registers} if tile.registers else {}
+    _attend_kernel[items,](
+        q, out, TensorDescriptor.from_tensor(k_codes, [tile.keys, cols]), k_scales,
+        TensorDescriptor.from_tensor(v_codes, v_block), *tables, **size,
+        M=QUERY_BLOCK, N=KEY_BLOCK, FP8=fp8, STAGES=tile.stages, num_warps=tile.warps, **options,
+    )  # fmt: skip

@@ -5,8 +5,7 @@ Nothing in it changes a result: tiles are only ordered so that the longest start
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,8 +23,7 @@ class Plan:
 
     `sequences` has a row a sequence: first query row, new tokens, prefix tokens, first entry in kv_indices, first
     scratch slot, first chunk. `query_tiles`, `key_tiles` and `chunks` have rows (sequence, first position); those of
-    `query_tiles` go on with the sequence's row, so that a program learns all it needs from one load. In `layers`
-    `paged_attention` keeps what the layers of the batch have in common, memory among it: clear it after the last one.
+    `query_tiles` go on with the sequence's row, so that a program learns all it needs from one load.
     """
 
     sequences: Tensor
@@ -33,7 +31,6 @@ class Plan:
     key_tiles: Tensor
     chunks: Tensor
     slots: int
-    layers: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 def make_plan(

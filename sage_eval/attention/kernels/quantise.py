@@ -8,14 +8,11 @@ has a fixed order that depends on the sequence alone. Scratch slots after a sequ
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 # ruff: noqa: PLR0913, PLR0917
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from sage_eval.attention.kernels.launch import Launch
 from sage_eval.attention.kernels.plan import CHUNK, KEY_BLOCK, Plan
 
 TINY = tl.constexpr(1.1754943508222875e-38)  # the least normal fp32: the scale of a block of zeros
@@ -153,45 +150,6 @@ def _code_kernel(
     tl.store(v_codes + place, rows.to(v_codes.dtype.element_ty))
 
 
-class Operands(NamedTuple):
-    """What `attend` multiplies. P is D rounded up to a power of two.
-
-    int8 [Hkv · slots, P], fp32 [Hkv · slots / 64], V as [Hkv · slots, P] fp16 or [Hkv · P, slots] e4m3, and
-    fp32 [sequences, Hkv, P].
-    """
-
-    k_codes: Tensor
-    k_scales: Tensor
-    v_codes: Tensor
-    v_scales: Tensor
-
-
-class Memory(NamedTuple):
-    """Where `quantise` writes: the operands, and on the way to them sums and peaks a chunk and means a sequence."""
-
-    operands: Operands
-    sums: Tensor
-    peaks: Tensor
-    means: Tensor
-
-
-def allocate(k: Tensor, plan: Plan, *, fp8: bool) -> Memory:
-    """Memory, not initialised, for the operands of `plan` where the new tokens' keys are `k` [tokens, Hkv, D]."""
-    heads, cols = k.shape[1], triton.next_power_of_2(k.shape[2])
-    sums, peaks = k.new_empty((2, len(plan.chunks), heads, cols), dtype=torch.float32)
-    means, v_scales = k.new_empty((2, len(plan.sequences), heads, cols), dtype=torch.float32)
-    operands = Operands(
-        k_codes=k.new_empty((heads * plan.slots, cols), dtype=torch.int8),
-        k_scales=k.new_empty(heads * plan.slots // KEY_BLOCK, dtype=torch.float32),
-        v_codes=k.new_empty(
-            (heads * cols, plan.slots) if fp8 else (heads * plan.slots, cols),
-            dtype=torch.float8_e4m3fn if fp8 else torch.float16,
-        ),
-        v_scales=v_scales,
-    )
-    return Memory(operands, sums, peaks, means)
-
-
 def quantise(
     k: Tensor,
     v: Tensor,
@@ -205,10 +163,8 @@ def quantise(
     interleave: bool = False,
     smooth: bool = True,
     shift: Tensor | None = None,
-    memory: Memory | None = None,
-    launch: Launch | None = None,
-) -> Operands:
-    """K's codes and scales, V's codes and scales, of a batch.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Operands of a batch: K's codes and scales, V's codes and scales.
 
     Args:
         k: new tokens' keys, [tokens, Hkv, D], heads and channels contiguous; `v` likewise.
@@ -222,32 +178,33 @@ def quantise(
         interleave: with `fp8`, order the keys of V as the Hopper kernel's P comes out of its product.
         smooth: shift K at all.
         shift: [Hkv, D] fp32, the shift to use in place of each sequence's mean.
-        memory: where to write; new memory by default.
-        launch: how the kernels are started; a new `Launch` by default.
+
+    Returns:
+        int8 [Hkv · slots, P], fp32 [Hkv · slots / 64], V as [Hkv · slots, P] fp16 or [Hkv · P, slots] e4m3, and
+        fp32 [sequences, Hkv, P]; P is D rounded up to a power of two.
     """
     heads, dim = k.shape[1:]
     cols = triton.next_power_of_2(dim)
-    memory, launch = memory or allocate(k, plan, fp8=fp8), launch or Launch()
-    (k_codes, k_scales, v_codes, v_scales), sums, peaks, means = memory
+    count, chunks = len(plan.sequences), len(plan.chunks)
+    sums, peaks = k.new_empty((2, chunks, heads, cols), dtype=torch.float32)
+    means, v_scales = k.new_empty((2, count, heads, cols), dtype=torch.float32)
+    k_codes = k.new_empty((heads * plan.slots, cols), dtype=torch.int8)
+    k_scales = k.new_empty(heads * plan.slots // KEY_BLOCK, dtype=torch.float32)
+    v_dtype = torch.float8_e4m3fn if fp8 else torch.float16
+    v_codes = k.new_empty((heads * cols, plan.slots) if fp8 else (heads * plan.slots, cols), dtype=v_dtype)
     strides = k.stride(0), v.stride(0), k_cache.stride(0), v_cache.stride(0)
     sources = k, v, k_cache, v_cache, kv_indices, plan.sequences
     size = {"HEADS": heads, "HEAD_DIM": dim, "COLS": cols}
 
-    launch(
-        _sum_kernel, (len(plan.chunks), heads), *sources, plan.chunks, sums, peaks, *strides,
-        **size, CHUNK=CHUNK, ROWS=32,
-    )  # fmt: skip
-    launch(
-        _total_kernel, (len(plan.sequences), heads), sums, peaks, plan.sequences, means, v_scales,
-        HEADS=heads, COLS=cols, CHUNK=CHUNK, ROWS=32, FP8=fp8,
-    )  # fmt: skip
+    _sum_kernel[(chunks, heads)](*sources, plan.chunks, sums, peaks, *strides, **size, CHUNK=CHUNK, ROWS=32)
+    _total_kernel[(count, heads)](
+        sums, peaks, plan.sequences, means, v_scales, HEADS=heads, COLS=cols, CHUNK=CHUNK, ROWS=32, FP8=fp8
+    )
     shifts, shift_stride = means, heads * cols
     if shift is not None:
-        shift = torch.nn.functional.pad(shift, (0, cols - dim)) if cols > dim else shift
-        shifts, shift_stride = shift.float().contiguous(), 0
-    launch(
-        _code_kernel, (len(plan.key_tiles), heads), *sources, plan.key_tiles, shifts, v_scales,
-        k_codes, k_scales, v_codes, *strides, shift_stride, plan.slots,
+        shifts, shift_stride = torch.nn.functional.pad(shift.float(), (0, cols - dim)).contiguous(), 0
+    _code_kernel[(len(plan.key_tiles), heads)](
+        *sources, plan.key_tiles, shifts, v_scales, k_codes, k_scales, v_codes, *strides, shift_stride, plan.slots,
         **size, ROWS=KEY_BLOCK, TOP=top, SHIFT=smooth, FP8=fp8, INTERLEAVE=interleave,
     )  # fmt: skip
-    return memory.operands
+    return k_codes, k_scales, v_codes, v_scales

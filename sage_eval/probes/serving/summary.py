@@ -96,9 +96,10 @@ def glance(record: Record, rows: list[dict[str, Any]]) -> dict[str, dict[str, An
             fitting = [r for r in mine if low <= r["size"] < high]
             if fitting:
                 nearest = min(fitting, key=lambda r: abs(r["size"] - target))
-                sure = {x: nearest["ratio"][x] for x in ("low", "high", "method")} | {
-                    "ratio": nearest["ratio"]["value"]
-                }
+                its = nearest["ratio"]
                 shaky = any(unsteady(r) for r in rows if (r["kind"], r["size"]) == ("prefill", nearest["size"]))
-                found.setdefault(arm, {})[name] = {"size": nearest["size"], **sure, "unsteady": shaky}
+                found.setdefault(arm, {})[name] = {
+                    "size": nearest["size"], "ratio": its["value"], "low": its["low"], "high": its["high"],
+                    "method": its["method"], "unsteady": shaky,
+                }  # fmt: skip
     return found
