@@ -4,7 +4,7 @@
     python benchmarks/paired_statistics.py --scale 1 --json
 
 Inputs are synthetic (made first, not timed). Timed are: pairing the two arms' samples by item and prompt hash; accuracy
-with strata, clusters, flips, near-ties, bootstrap and equivalence; fidelity from top-20 lists, clustered by document;
+with strata, clusters, flips, near-ties and equivalence; fidelity from top-20 lists, clustered by document;
 the verdict. Each scale runs in a process of its own; its peak memory is that of the whole process, inputs included.
 Exit code 1 where a limit is missed: 5 s at scale 1; 60 s and 2 GB at scale 10.
 """
@@ -18,21 +18,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from sage_eval.runs.pairing import pair
-from sage_eval.runs.records import Sample
+from sage_eval.compare.pairing import pair
 from sage_eval.statistics.changes import answer_changes
 from sage_eval.statistics.divergence import divergence
 from sage_eval.statistics.equivalence import equivalence, items_to_settle, minimum_detectable_effect
 from sage_eval.statistics.fidelity import fidelity
-from sage_eval.statistics.paired import flips, mean, paired_difference, paired_ratio_difference, recovery
-from sage_eval.statistics.resampling import bootstrap
+from sage_eval.statistics.paired import flips, mean, paired_difference, paired_ratio_difference
 from sage_eval.statistics.verdict import METRICS, Evidence, judge
+from sage_eval.store.fidelity import kl_by_position
+from sage_eval.store.samples import Sample
 
 QUESTIONS, CHOICES, SUBJECTS = 14_042, 4, 57
 POSITIONS, LIST, DOCUMENTS = 250_000, 20, 62
@@ -102,9 +103,7 @@ def accuracy(base: Any, cand: Any, seconds: dict[str, float]) -> Evidence:
     equivalence(difference, 0.005)
     minimum_detectable_effect(difference)
     items_to_settle(difference, 0.005)
-    recovery(*columns)
     flips(*columns)
-    bootstrap(lambda b, c: np.log(c.mean() / b.mean()), *columns)
     seconds["accuracy"] = time.perf_counter() - start
     harmed = np.where(np.arange(columns[0].size) % 10 == 0, 0, columns[0])
     control = {"control": paired_difference(columns[0], harmed)}
@@ -125,9 +124,14 @@ def measure(scale: int) -> dict[str, Any]:
         seconds["divergence"] = time.perf_counter() - start
         start = time.perf_counter()
         table = fidelity(lists, base, cand, data["documents"])
+        floor = mean(0.1 * lists.kl, clusters=data["documents"])
+        excess = paired_difference(0.1 * lists.kl, lists.kl, clusters=data["documents"])
+        kl_by_position(np.arange(base.size) % 40_000, lists.kl, data["documents"])
         harmed = paired_ratio_difference(-base, 0.3 - base, np.ones_like(base), clusters=data["documents"])
         seconds["fidelity"] = time.perf_counter() - start
     evidence.append(Evidence("wikitext", METRICS["log_perplexity"], table.log_perplexity, controls={"control": harmed}))
+    damage = {"control": replace(excess, value=100 * excess.value, low=None, high=None)}
+    evidence.append(Evidence("wikitext KLD", METRICS["kl_divergence"], excess, controls=damage, baseline=floor))
     start = time.perf_counter()
     verdict = judge(evidence)
     seconds["verdict"] = time.perf_counter() - start

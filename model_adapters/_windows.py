@@ -1,7 +1,7 @@
 """What fits into the model's window, what is cut to fit, and what is refused."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from sage_eval.engine.requests import ScoreRequest
@@ -27,18 +27,30 @@ class Window:
         self.truncated = 0
         """Contexts and prompts cut so far."""
 
-    def fit_scores(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[ScoreRequest]:
+    def fit_scores(
+        self, pairs: Sequence[tuple[list[int], list[int]]], name: Callable[[int], str] = "request {}".format
+    ) -> list[ScoreRequest]:
         """(context, continuation) pairs inside the window. The last token is predicted and takes no place in it.
 
-        Raises `UsageError` for a continuation without tokens or longer than the window.
+        Raises `UsageError` for a context or continuation without tokens, or a continuation longer than the window;
+        `name` says which request the pair at an index is of.
         """
-        longest = max((len(continuation) for _, continuation in pairs), default=1)
-        if longest > self.length:
-            raise UsageError(
-                f"a continuation of {longest} tokens exceeds the window of {self.length}; raise max_length"
-            )
-        if any(not continuation for _, continuation in pairs):
-            raise UsageError("a continuation has no tokens of its own: it is empty, or the tokenizer drops it")
+        for index, (context, continuation) in enumerate(pairs):
+            if len(continuation) > self.length:
+                raise UsageError(
+                    f"{name(index)}: a continuation of {len(continuation)} tokens exceeds the window of {self.length}; "
+                    "raise max_length"
+                )
+            if not context:
+                raise UsageError(
+                    f"{name(index)}: the context is white space alone, which becomes part of the continuation, so that "
+                    "nothing is left to condition it; give the task a context, or an empty one"
+                )
+            if not continuation:
+                raise UsageError(
+                    f"{name(index)}: the continuation has no token of its own: it is empty, or the tokenizer merges it "
+                    "with the end of the context into one token; change the choice or the task's target_delimiter"
+                )
         room = self.length + 1
         over = [size for context, tail in pairs if (size := len(context) + len(tail)) > room]
         if over:
@@ -49,11 +61,17 @@ class Window:
             )  # fmt: skip
         return [ScoreRequest(tuple(context[-(room - len(tail)) :]), tuple(tail)) for context, tail in pairs]
 
-    def fit_prompts(self, prompts: Sequence[tuple[list[int], int]]) -> list[tuple[int, ...]]:
+    def fit_prompts(
+        self, prompts: Sequence[tuple[list[int], int]], name: Callable[[int], str] = "request {}".format
+    ) -> list[tuple[int, ...]]:
         """(prompt, new tokens) pairs: the prompts, each with room for its new tokens.
 
-        Raises `UsageError` for prompts too long, unless they may be cut, and for more new tokens than the window has.
+        Raises `UsageError` for an empty prompt, for prompts too long, unless they may be cut, and for more new tokens
+        than the window has; `name` says which request the one at an index is.
         """
+        for index, (prompt, _) in enumerate(prompts):
+            if not prompt:
+                raise UsageError(f"{name(index)}: the prompt is empty, and there is nothing to go on from")
         most = max((new for _, new in prompts), default=0)
         if most >= self.length:
             raise UsageError(f"max_gen_toks={most} fills the window of {self.length} tokens; lower it")

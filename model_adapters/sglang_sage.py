@@ -5,10 +5,11 @@ lm_eval --model sglang-sage --model_args pretrained=MODEL,attention_backend=sage
 ```
 """
 
+import inspect
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,14 +18,16 @@ from lm_eval.models.utils import postprocess_generated_text, resolve_max_length
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from model_adapters._sampling import sampling_parameters
-from model_adapters._tokens import Tokens
-from model_adapters._top_logprobs import checked, text_window
+from model_adapters._known import DECIDING, checked, claim, known, text_window
 from model_adapters._windows import Truncation, Window
+from sage_eval.engine.chat import render
+from sage_eval.engine.gen_kwargs import generation_defaults, sampling_parameters
+from sage_eval.engine.journal import fingerprint, weights_key
 from sage_eval.engine.options import RESERVED_TOKENS, ArmOptions
 from sage_eval.engine.requests import GenerateRequest, Generation, Score, ScoreRequest
 from sage_eval.engine.topk import TextWindow
 from sage_eval.errors import UsageError
+from sage_eval.lm_eval_hook import OURS
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_LENGTH = 2048
+MODEL_FACTS = "sage_eval_model"
+"""Entry of the scheduler's internal state, see `sage_eval.plugins`."""
 TOGETHER = 1024
 """Requests tokenised at a time: enough for all cores, few enough to hold in memory."""
 
@@ -46,7 +51,9 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
     throughput), `order_seed` (requests in a random order), the settings of `sage_attn` (`variant`, `smooth_k`, …), and
     any SGLang engine argument. `server_url` scores through a running server instead of an engine of its own.
     `batch_size`, `max_batch_size` and `device` are accepted and ignored: SGLang batches by itself, and the engine runs
-    on what is there.
+    on what is there (a `device` that it does not run on is a warning).
+
+    The sampling parameters of the model's `generation_config.json` hold where a task says nothing, as with `hf`.
 
     `truncation`: what happens to a generation prompt too long for the window: `refuse` (the default) or `left`.
     Contexts to be scored lose their left end, as with `hf`, and a warning counts them.
@@ -86,20 +93,13 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         if enable_thinking and think_end_token is None:
             raise UsageError("enable_thinking=True needs think_end_token, the end of the part that is not the answer")
         from sage_eval.engine.arm import open_arm
-        from sage_eval.engine.checks import load_config
-        from sage_eval.engine.journal import weights_key
         from sage_eval.engine.server import open_server
 
-        options = ArmOptions.from_arguments(pretrained, max_length=max_length, **arguments)
-        config = load_config(options)
-        self.tokens = Tokens.load(
-            tokenizer or options.engine.get("tokenizer_path") or pretrained,
-            add_bos=add_bos_token,
-            prefix=None if prefix_token_id is None else int(prefix_token_id),
-            revision=options.engine.get("revision"),
-            trust_remote_code=options.engine.get("trust_remote_code"),
+        options, config, self.tokens = known(
+            pretrained, tokenizer, add_bos_token, prefix_token_id, max_length=max_length, **arguments
         )
         self.tokenizer = self.tokens.tokenizer
+        self._generation_defaults = generation_defaults(pretrained, revision=options.engine.get("revision"))
         self.window = Window(self._length(options, config), truncation)
         self.top_logprobs = checked(top_logprobs, config)
         self.text_windows: list[TextWindow] = []
@@ -120,25 +120,52 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         else:
             self.arm = open_server(options, server_url)
             self.window.length = min(self.window.length, self.arm.usable_tokens)
-        if journal is not None:
-            try:
-                self.arm.keep(Path(journal), journal_key or weights_key(pretrained, self._model_sha))
-            except BaseException:
-                self.arm.close()
-                raise
+        self._weights_key = journal_key or weights_key(pretrained, self._model_sha)
+        try:
+            if device and not device.startswith(str(self.arm.info().get("device"))):
+                logger.warning("device=%s is ignored: the engine runs on %s", device, self.engine_facts()["device"])
+            if journal is not None:
+                self.arm.keep(Path(journal), self._weights_key)
+        except BaseException:
+            self.arm.close()
+            raise
 
     def _length(self, options: ArmOptions, config: Any) -> int:
-        if options.max_length is not None:
-            return options.max_length
+        own = int(resolve_max_length(config, self.tokenizer, default=DEFAULT_MAX_LENGTH))
+        length = own if options.max_length is None else options.max_length
         if "context_length" in options.engine:
-            return int(options.engine["context_length"]) - RESERVED_TOKENS
-        return int(resolve_max_length(config, self.tokenizer, default=DEFAULT_MAX_LENGTH))
+            length = int(options.engine["context_length"]) - RESERVED_TOKENS
+        if length > own:
+            logger.warning(
+                "max_length=%d is beyond the model's window of %d tokens: it was not made for longer texts", length, own
+            )
+        return length
+
+    @classmethod
+    def check(cls, **arguments: Any) -> None:
+        """Raise what an engine of these arguments would be refused for; none is started."""
+        from sage_eval.engine.checks import check_before_start
+
+        named = inspect.signature(cls).parameters
+        wanted = {name: arguments[name] for name in arguments if name not in named or name in DECIDING}
+        options, *_ = known(**wanted)
+        if not arguments.get("server_url"):
+            check_before_start(options)
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Self:
         """As in the base class, but a name given in `--model_args` too is no error: it wins."""
         extra = {name: value for name, value in (additional_config or {}).items() if value is not None}
         return cls(**(extra | arg_dict))
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Take lm-eval's `--use_cache` where its file is this arm's or new; else `UsageError`."""
+        mine = fingerprint(
+            self.arm.identity(self._weights_key), self.tokenizer_name, self.tokens.settings, self.max_length,
+            self.window.truncation, self.max_gen_toks, self._think_end, self._generation_defaults,
+        )  # fmt: skip
+        claim(cache_hook, mine)
+        super().set_cache_hook(cache_hook)
 
     # -- what lm-eval asks about the model ----------------------------------------------------------------------
 
@@ -162,40 +189,25 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         """Name for lm-eval's request cache."""
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids of `string`."""
-        return self.tokens.encode(string, add_special_tokens=add_special_tokens)
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any
+    ) -> list[int]:
+        """Token ids of `string`, the last `left_truncate_len` of them where that is given."""
+        return self.tokens.encode(string, add_special_tokens=add_special_tokens)[-(left_truncate_len or 0) :]
 
-    def tok_decode(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
+    def tok_decode(self, tokens: int | Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of `tokens`."""
         return self.tokens.decode(tokens, skip_special_tokens=skip_special_tokens)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation as one prompt; without the system message where the template knows no such role."""
-        import jinja2
-
-        def render(messages: list[dict[str, str]]) -> str:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=not add_generation_prompt,
-                    **self._template_args,
-                )
-            )
-
-        if self.tokenizer.chat_template is None:
-            raise UsageError(f"{self.tokenizer_name} has no chat template; run without --apply_chat_template")
-        try:
-            return render(chat_history)
-        except jinja2.TemplateError:
-            logger.warning("the chat template refused the conversation; trying without its system message")
-            return render([message for message in chat_history if message["role"] != "system"])
+        """The conversation as one prompt."""
+        return render(
+            self.tokenizer, chat_history, add_generation_prompt=add_generation_prompt, more=self._template_args
+        )
 
     def get_model_info(self) -> dict[str, Any]:
         """What was run, for lm-eval's results file: backend, settings, versions, coverage."""
-        info = self.arm.info()
+        info, facts = self.arm.info(), self.engine_facts()
         attention = self.arm.options.attention
         kept = {"requests": self.arm.kept_requests, "seconds": round(self.arm.kept_seconds, 3)}
         return {
@@ -205,8 +217,8 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             "order_seed": self.arm.options.order_seed,
             "max_running_requests": info.get("max_running_requests"),
             "sglang_version": info.get("version"),
-            "model_dtype": str(info.get("dtype")),
-            "engine_device": info.get("device"),
+            "model_dtype": facts["dtype"],
+            "engine_device": facts["device"],
             "model_revision": info.get("revision"),
             "model_sha": self._model_sha,
             "max_length": self.max_length,
@@ -215,6 +227,12 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             "coverage": self.arm.coverage.as_dict(),
             **({"kept": kept} if kept["requests"] else {}),
         }
+
+    def engine_facts(self) -> dict[str, str]:
+        """`dtype` and `device` that the engine really has; what it was asked for, on a server without our plugin."""
+        info = self.arm.info()
+        seen: dict[str, str] = (info.get("internal_states") or [{}])[0].get(MODEL_FACTS, {})
+        return {"dtype": str(info.get("dtype")), "device": str(info.get("device"))} | seen
 
     def close(self) -> None:
         """Stop the engine. Happens by itself at exit."""
@@ -235,7 +253,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
                 pairs += [((context, tail), *self._encode_request(context, tail)) for context, tail in texts]
                 progress.update(len(texts))
         self.tokens.prepare(())
-        return self._loglikelihood_tokens(pairs, disable_tqdm=disable_tqdm)
+        return self._loglikelihood_tokens(pairs, disable_tqdm=disable_tqdm, name=_names(requests))
 
     def _encode_request(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """As lm-eval's `TemplateLM.loglikelihood`: a text without context follows the prefix token, once."""
@@ -246,9 +264,13 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         return ([self.prefix_token_id], ids) if ids[:1] != [self.prefix_token_id] else (ids[:1], ids[1:])
 
     def _loglikelihood_tokens(
-        self, requests: list[tuple[tuple[str, str] | None, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+        self,
+        requests: list[tuple[tuple[str, str] | None, list[int], list[int]]],
+        disable_tqdm: bool = False,
+        name: Callable[[int], str] = "request {}".format,
+        **_: Any,
     ) -> list[tuple[float, bool]]:
-        fitted = self.window.fit_scores([(context, continuation) for _, context, continuation in requests])
+        fitted = self.window.fit_scores([(context, continuation) for _, context, continuation in requests], name)
 
         with tqdm(total=len(requests), desc="loglikelihood", disable=disable_tqdm) as progress:
 
@@ -267,9 +289,9 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         windows: list[ScoreRequest] = []
         owners: list[int] = []
         starts: list[int] = []
-        for owner, text in enumerate(texts):
+        for owner, request in enumerate(requests):
             pieces = get_rolling_token_windows(
-                token_list=self.tok_encode(text),
+                token_list=self._rolling_tokens(request),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,
@@ -283,6 +305,8 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         self.tokens.prepare(())
         sizes = Counter(owners)
         parts: list[list[float]] = [[] for _ in texts]
+        for owner in set(range(len(texts))) - set(sizes):  # nothing to predict in an empty text
+            self.cache_hook.add_partial("loglikelihood_rolling", (texts[owner],), 0.0)
 
         with tqdm(total=len(windows), desc="loglikelihood_rolling", disable=disable_tqdm) as progress:
 
@@ -301,6 +325,16 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         ]
         return [math.fsum(part) for part in parts]  # fsum: the same whatever order the windows arrived in
 
+    def _rolling_tokens(self, request: "Instance") -> list[int]:
+        """The text's tokens. BOS is the first one's context and no part of the text, where the tokenizer put it there.
+
+        `hf` predicts it as if it were: one token more, from BOS to BOS. That is kept for lm-eval's own tasks, so that
+        their values are comparable; ours follow the definition of perplexity.
+        """
+        ids = self.tok_encode(request.args[0])
+        ours = (request.task_name or "").startswith(OURS)
+        return ids[1:] if ours and ids[:1] == [self.prefix_token_id] else ids
+
     # -- generation ---------------------------------------------------------------------------------------------
 
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
@@ -311,12 +345,21 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         self.tokens.prepare(request.args[0] for request in requests)
         for request in requests:
             text, gen_kwargs = request.args
-            sampling, until = sampling_parameters(gen_kwargs, default_max=self.max_gen_toks, eos=self.tokens.eos_text)
+            try:
+                sampling, until = sampling_parameters(
+                    gen_kwargs,
+                    default_max=self.max_gen_toks,
+                    eos=self.tokens.eos_text,
+                    defaults=self._generation_defaults,
+                )
+            except UsageError as error:
+                raise UsageError(f"{_name(request)}: {error}") from None
             prompts.append((self.tok_encode(text), sampling["max_new_tokens"]))
             samplings.append(sampling)
             stops.append(until)
         self.tokens.prepare(())
-        fitted = [GenerateRequest(*pair) for pair in zip(self.window.fit_prompts(prompts), samplings, strict=True)]
+        fitted_prompts = self.window.fit_prompts(prompts, _names(requests))
+        fitted = [GenerateRequest(*pair) for pair in zip(fitted_prompts, samplings, strict=True)]
         texts: dict[int, str] = {}
 
         with tqdm(total=len(requests), desc="generate_until", disable=disable_tqdm) as progress:
@@ -331,10 +374,19 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
 
     def _answer(self, generation: Generation, until: list[str]) -> str:
         tokens = list(generation.tokens)
-        if isinstance(self._think_end, int) and self._think_end in tokens:
-            last = len(tokens) - 1 - tokens[::-1].index(self._think_end)
-            text = self.tok_decode(tokens[last + 1 :]).lstrip()
+        if isinstance(self._think_end, int):
+            places = [place for place, token in enumerate(tokens) if token == self._think_end]
+            text = self.tok_decode(tokens[places[-1] + 1 :] if places else tokens).lstrip()
         else:
             text = self.tok_decode(tokens)
         marker = self._think_end if isinstance(self._think_end, str) else None
         return str(postprocess_generated_text(text, until, marker))
+
+
+def _name(request: "Instance") -> str:
+    """What a person finds the item by."""
+    return f"{request.task_name or request.request_type} item {request.doc_id}"
+
+
+def _names(requests: "Sequence[Instance]") -> Callable[[int], str]:
+    return lambda index: _name(requests[index])

@@ -1,28 +1,38 @@
 """One model for everything a comparison can be told, and the one place where its sources meet.
 
 A setting is taken from the first of these that has it: the command's flags, the environment (`SAGE_EVAL_<NAME>`, and
-`SAGE_ATTN_<NAME>` for the backend's own settings), the YAML file of `--config`, the default below. An empty list or
-`0` given on purpose is not "absent": only what was not given at all is inherited.
+`SAGE_ATTN_<NAME>` for the backend's own settings), the YAML file of `--config`, that of `--suite`, the default below.
+An empty list or `0` given on purpose is not "absent": only what was not given at all is inherited.
 
     sage-eval compare MODEL --limit 100
     SAGE_EVAL_LIMIT=100 sage-eval compare MODEL
     sage-eval compare --config run.yaml          # model: MODEL, limit: 100, attention: {variant: int8-fp8}
+    sage-eval compare MODEL --suite standard --margin gsm8k=0.02
 """
 
 import contextlib
-import difflib
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from sage_eval.arms.spec import parse_arms
 from sage_eval.attention.settings import AttentionSettings
-from sage_eval.errors import PrerequisiteError, UsageError
+from sage_eval.engine.options import SAGE, Mode
+from sage_eval.errors import SettingWarning, UsageError
+from sage_eval.parsing import nearest, parse_pairs, split
+from sage_eval.store.asked import Asked
+from sage_eval.suites import SettingsFile, find, read
 
 ENV_PREFIX = "SAGE_EVAL_"
 # The tasks read SAGE_EVAL_DATA themselves, so it is the name users know.
@@ -30,64 +40,28 @@ _ENV_NAMES = {"SAGE_EVAL_DATA": "data_dir"}
 # Read by the tasks alone.
 TASK_VARIABLES = ("SAGE_EVAL_RETRIEVAL",)
 
-Mode = Literal["fidelity", "throughput"]
 # Arms that calibrate a comparison: floors, which should equal the baseline, and controls, which are damaged on purpose.
 ARMS = ("repeat", "reorder", "exact", "control", "control-unsmoothed")
-CALIBRATE = ("repeat", "exact", "control")
-VERDICTS = ("equivalent", "worse", "better", "inconclusive", "not established")
+CALIBRATE = ("repeat", "exact", "control", "stress=4", "stress=16")
+VERDICTS = ("equivalent", "equivalent (blunt)", "worse", "loss found", "better", "inconclusive", "not established")
+VERDICT_PANEL: dict[str, Any] = {"panel": "Calibration and verdict"}
+"""Where help shows the flags of both."""
 DEFAULT_TASKS = ("sage_wikitext", "sage_mmlu", "sage_retrieval")
 
 
-def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
-    """`"; did you mean a, b?"` for the names closest to `name`, or an empty string where none is close."""
-    close = difflib.get_close_matches(name, list(valid), n=count, cutoff=0.6)
-    return f"; did you mean {', '.join(close)}?" if close else ""
-
-
-def parse_pairs(value: Any) -> Any:
-    """`"a=1,b=[2,3]"` (or a list of such, or a JSON object) as `{"a": 1, "b": [2, 3]}`; values are read as YAML."""
-    if isinstance(value, str):
-        value = [value]
-    if not isinstance(value, list | tuple):
+def _candidates(value: Any) -> Any:
+    """Arms as they are written everywhere, each checked."""
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+    if not isinstance(text, str):
         return value
-    pairs: dict[str, Any] = {}
-    for text in value:
-        if str(text).lstrip().startswith("{"):
-            pairs |= yaml.safe_load(text)
-            continue
-        pairs |= _pairs(str(text))
-    return pairs
-
-
-def _pairs(text: str) -> dict[str, Any]:
-    pairs: dict[str, Any] = {}
-    for item in [part for part in re.split(r",(?![^\[]*\])", text) if part.strip()]:
-        name, equals, scalar = item.partition("=")
-        if not equals or not name.strip():
-            raise ValueError(f"{item!r} is not of the form name=value")
-        pairs[name.strip()] = _scalar(scalar)
-    return pairs
-
-
-def _scalar(text: str) -> Any:
-    value = yaml.safe_load(text)
-    # YAML 1.1 takes 1e-3 for text.
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return float(value)
-    return value
-
-
-def _split(value: Any) -> Any:
-    if isinstance(value, str):
-        value = [value]
-    if isinstance(value, list | tuple):
-        return [part.strip() for text in value for part in str(text).split(",") if part.strip()]
-    return value
+    try:
+        return tuple(arm.name for arm in parse_arms(text))
+    except UsageError as error:
+        raise ValueError(str(error)) from None
 
 
 def _arm_names(value: Any) -> Any:
-    names = _split(value)
+    names = split(value)
     for name in names if isinstance(names, list) else ():
         if name.startswith("stress="):
             _check_dose(name)
@@ -105,58 +79,87 @@ def _check_dose(name: str) -> None:
 
 
 def _verdicts(value: Any) -> Any:
-    names = _split(value)
+    names = split(value)
     if not isinstance(names, list):
         return names
-    names = [name.replace("-", " ") for name in names]
-    if unknown := [name for name in names if name not in VERDICTS]:
-        raise ValueError(f"unknown verdict {unknown[0]!r}; valid: {', '.join(VERDICTS)}")
-    return names
+    typed = {flag_name(verdict): verdict for verdict in VERDICTS}
+    names = [flag_name(name) for name in names]
+    if unknown := [name for name in names if name not in typed]:
+        raise ValueError(f"unknown verdict {unknown[0]!r}; valid: {', '.join(typed)}")
+    return [typed[name] for name in names]
 
 
-class RunConfig(BaseModel):
+def flag_name(verdict: str) -> str:
+    """How a verdict is typed in a shell: `equivalent-blunt`."""
+    return re.sub(r"[^a-z]+", "-", verdict).strip("-")
+
+
+class RunConfig(Asked):
     """A comparison: a model, tasks, and the arms that answer them. Descriptions are the help texts of the flags."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(min_length=1, description="model folder or hub id")
-    candidate: str = Field(
-        "sage_attn", min_length=1, description="attention backend under test; PREFILL+DECODE for two (sage_attn+fa3)"
+    candidate: Annotated[tuple[str, ...], BeforeValidator(_candidates)] = Field(
+        (SAGE,),
+        min_length=1,
+        description="attention backend under test; PREFILL+DECODE for two (sage_attn+fa3), with settings of its own "
+        "after a colon (sage_attn:variant=int8-fp8); may be given several times",
     )
     baseline: str | None = Field(None, description="attention backend to compare with; default: SGLang's own choice")
-    tasks: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+    tasks: Annotated[tuple[str, ...], BeforeValidator(split)] = Field(
         DEFAULT_TASKS, min_length=1, description="task or group names, separated by commas"
     )
-    limit: int | None = Field(None, gt=0, description="items per task (per subject of MMLU); default: all")
+    suite: str | None = Field(
+        None,
+        description="take what is not given from a suite: quick, standard, long, checklist, or a YAML file",
+    )
     mode: Mode = Field(
         "fidelity",
         description="fidelity: every prefill token through the backend, no prefix cache; throughput: as a server would",
     )
     data_dir: Path | None = Field(None, description="folder with the data sets; default: the hub")
-    output: Path | None = Field(None, description="run folder; default: results/<model>-<candidate>-<hash>")
+    output: Path | None = Field(None, description="run folder; default: results/MODEL-CANDIDATE-HASH")
     min: Annotated[dict[str, float], BeforeValidator(parse_pairs)] = Field(
         default_factory=dict, description="task=value: exit with 1 where the candidate scores lower"
     )
+    calibrate: bool = Field(
+        True,
+        json_schema_extra=VERDICT_PANEL,
+        description=f"run the calibration arms {', '.join(CALIBRATE)}, without which nothing can be called equivalent; "
+        "stress only of SageAttention and where a checkpoint can be made (known layouts up to 16 GiB)",
+    )
     arms: Annotated[tuple[str, ...], BeforeValidator(_arm_names)] = Field(
         (),
-        description="calibration arms: repeat and reorder (the baseline again; in another order and concurrency), "
+        json_schema_extra=VERDICT_PANEL,
+        description="more calibration arms: repeat and reorder (the baseline again; in another order and concurrency), "
         "exact (another exact kernel), floor=BACKEND, control (INT4 Q·K), control-unsmoothed (no smooth_k), "
         "stress=DOSE (the candidate on an equal model with scaled outliers; doses are powers of two)",
     )
     margin: Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(parse_pairs)] = Field(
         default_factory=dict,
+        json_schema_extra=VERDICT_PANEL,
         description="name=value: largest difference that counts as equivalent, for a task, a metric of lm-eval, or "
-        "accuracy (0.005), retrieval (0.02), log_perplexity (0.005)",
+        "accuracy (0.005), retrieval (0.02), log_perplexity (0.005), kl_divergence (0.005)",
     )
     fail_on: Annotated[tuple[str, ...], BeforeValidator(_verdicts)] = Field(
-        (), description=f"exit with 1 on any of these verdicts: {', '.join(VERDICTS)}"
+        (),
+        json_schema_extra=VERDICT_PANEL,
+        description="exit with 1 on any of these verdicts: equivalent, equivalent-blunt, worse, loss-found, better, "
+        "inconclusive, not-established",
+    )
+    until: Literal["settled"] | None = Field(
+        None,
+        json_schema_extra=VERDICT_PANEL,
+        description="settled: items in a random order, looked at when 10, 25, 50 and 100 % of them are answered; a "
+        "task gets no more items once its verdict is settled, and all intervals allow for the looks",
     )
     top_logprobs: int = Field(
         16,
         ge=0,
         description="most probable tokens kept at each position of the texts, for the KL divergence; 0: none",
     )
-    attention: AttentionSettings = Field(default_factory=AttentionSettings)
+    attention: AttentionSettings = Field(default_factory=AttentionSettings, json_schema_extra={"panel": "sage_attn"})
     model_args: Annotated[dict[str, Any], BeforeValidator(parse_pairs)] = Field(
         default_factory=dict, description="name=value,… for both arms: any argument of SGLang's engine"
     )
@@ -166,70 +169,90 @@ class RunConfig(BaseModel):
     parallel: int = Field(
         1,
         ge=1,
-        description="arms at a time, shared out among the GPUs; on one GPU each needs its share: --model-args "
-        "mem_fraction_static=…,max_total_tokens=… (their seconds then say little)",
+        description="arms at a time, shared out among the GPUs; on one GPU each is given its share of the memory, "
+        "unless --model-args has mem_fraction_static or max_total_tokens (their seconds then say little)",
     )
     seed: int = Field(1234, ge=0, description="seed of Python, NumPy, torch and the few-shot sampler")
-    lm: str = Field("sglang-sage", description="lm-eval model (a registered name or module:Class) that runs the arms")
+    lm: str = Field(
+        "sglang-sage",
+        json_schema_extra={"hidden": True},
+        description="lm-eval model (a registered name or module:Class) that runs the arms",
+    )
+
+    @property
+    def calibration(self) -> tuple[str, ...]:
+        """The calibration arms: those of every comparison, and those that were asked for."""
+        return tuple(dict.fromkeys((*(CALIBRATE if self.calibrate else ()), *self.arms)))
 
 
-def from_sources(
-    flags: Mapping[str, Any], environ: Mapping[str, str] | None = None, file: Path | None = None
-) -> RunConfig:
-    """Merge flags (absent ones left out or `None`), environment and YAML file into one checked configuration.
+class _Sources(BaseSettings, RunConfig):
+    """The same with the environment and a file for whatever is not given."""
 
-    Raises `UsageError` naming the setting, the bad value and the valid ones; warns of unknown `SAGE_EVAL_*` names.
+    # Texts go to the fields' own validators, as flags do; they are no JSON.
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, enable_decoding=False, extra="forbid", frozen=True)
+    files: ClassVar[Sequence[SettingsFile]] = ()
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]
+        cls, settings_cls: type[BaseSettings], init_settings: Any, env_settings: Any, **_: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The first that has a setting decides; those of the backend are merged name by name."""
+        attention = AttentionSettings.from_env().model_dump(exclude_unset=True)
+        named = {field: os.environ[name] for name, field in _ENV_NAMES.items() if os.environ.get(name)}
+        other = InitSettingsSource(settings_cls, named | ({"attention": attention} if attention else {}))
+        files = [InitSettingsSource(settings_cls, file.settings) for file in cls.files]
+        return (init_settings, env_settings, other, *files)
+
+
+def from_sources(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig:
+    """Merge flags (absent ones left out or `None`), environment, YAML file and suite into one checked configuration.
+
+    A flag of pairs adds to those of the files. Raises `UsageError` naming the setting, with the file and line that it
+    is on, the bad value and the valid ones; warns of unknown `SAGE_EVAL_*` names.
     """
-    environ = os.environ if environ is None else environ
-    flags = {name: value for name, value in flags.items() if value is not None}
-    from_file = _read_yaml(file) if file else {}
-    attention = {**_mapping(from_file, "attention"), **_attention_env(environ), **_mapping(flags, "attention")}
-    merged = {**from_file, **_read_env(environ), **flags}
-    if attention:
-        merged["attention"] = AttentionSettings.from_mapping(attention).model_dump()
+    _warn_of_unknown(os.environ)
+    given = {name: value for name, value in flags.items() if value is not None}
+    files = [read(file)] if file else []
+    suite = next((s["suite"] for s in (given, _environment(), *(f.settings for f in files)) if s.get("suite")), None)
+    if suite:
+        files.append(find(str(suite)))
+        given["suite"] = files[-1].label
+    for name in given.keys() & {name for file in files for name, value in file.settings.items() if type(value) is dict}:
+        with contextlib.suppress(ValueError):  # which the setting's own validator explains
+            given[name] = parse_pairs(given[name])
     try:
-        return RunConfig.model_validate(merged)
+        found = type("_Sources", (_Sources,), {"files": files})(**given)
+        config = RunConfig(**{name: getattr(found, name) for name in found.model_fields_set})
     except ValidationError as error:
-        raise UsageError(_explain(error)) from None
+        raise UsageError(_where(error, given, files) + _explain(error)) from None
+    config.attention.check()
+    return config
 
 
-def _mapping(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = values.get(name) or {}
-    if not isinstance(value, Mapping):
-        raise UsageError(f"{name}={value!r}: must be a mapping of {', '.join(AttentionSettings.model_fields)}")
-    return dict(value)
+def _environment() -> dict[str, str]:
+    """What the environment gives, by the names of settings."""
+    found = {name.removeprefix(ENV_PREFIX).lower(): value for name, value in os.environ.items()}
+    return {name: found[name] for name in RunConfig.model_fields if found.get(name)}
 
 
-def _attention_env(environ: Mapping[str, str]) -> dict[str, Any]:
-    return AttentionSettings.from_env(environ).model_dump(exclude_unset=True)
+def _where(error: ValidationError, given: Mapping[str, Any], files: Sequence[SettingsFile]) -> str:
+    """File and line of the setting that is wrong, where it came from a file."""
+    place = error.errors()[0]["loc"]
+    inner: Any = given.get(str(place[0])) if place else None
+    if not place or place[0] in _environment() or (inner is not None and not isinstance(inner, dict)):
+        return ""
+    if isinstance(inner, dict) and (len(place) < 2 or place[1] in inner):
+        return ""
+    lines = [(file.path, line) for file in files if (line := file.line(place))]
+    return f"{lines[0][0]}, line {lines[0][1]}: " if lines else ""
 
 
-def _read_env(environ: Mapping[str, str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for variable, value in environ.items():
-        if not variable.startswith(ENV_PREFIX) or variable in TASK_VARIABLES:
-            continue
-        name = _ENV_NAMES.get(variable, variable.removeprefix(ENV_PREFIX).lower())
-        if name in RunConfig.model_fields and name != "attention":
-            found[name] = value
-        else:
-            known = [ENV_PREFIX + field.upper() for field in RunConfig.model_fields] + list(_ENV_NAMES)
-            warnings.warn(f"{variable} is not a setting and is ignored{nearest(variable, known)}", stacklevel=3)
-    return found
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PrerequisiteError(f"cannot read the configuration {file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UsageError(f"{file} must be a mapping of settings, such as `model: PATH`")
-    return {str(name): value for name, value in values.items()}
+def _warn_of_unknown(environ: Iterable[str]) -> None:
+    known = [*_ENV_NAMES, *TASK_VARIABLES, *(ENV_PREFIX + field.upper() for field in RunConfig.model_fields)]
+    for variable in environ:
+        if variable.startswith(ENV_PREFIX) and variable not in known:
+            message = f"{variable} is not a setting and is ignored{nearest(variable, known)}"
+            warnings.warn(message, SettingWarning, stacklevel=3)
 
 
 def _explain(error: ValidationError) -> str:
@@ -238,6 +261,6 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{name} is missing: give it as an argument, as {ENV_PREFIX}{name.upper()} or in the --config file"
     if first["type"] == "extra_forbidden":
-        fields = RunConfig.model_fields
-        return f"unknown setting {name}{nearest(name, fields)}; valid: {', '.join(fields)}"
-    return f"{name}={first['input']!r}: {first['msg']}"
+        fields = AttentionSettings.model_fields if len(first["loc"]) > 1 else RunConfig.model_fields
+        return f"unknown setting {name}{nearest(str(first['loc'][-1]), fields)}; valid: {', '.join(fields)}"
+    return f"{name}={first['input']!r}: {first['msg'].removeprefix('Value error, ')}"

@@ -32,3 +32,7 @@ class CoverageError(SageEvalError):
     """The attention backend did not compute what the run asked it to compute."""
 
     exit_code = 1
+
+
+class SettingWarning(UserWarning):
+    """A setting that is ignored. The command line prints these and no library's warnings."""

@@ -2,8 +2,8 @@
 
 1. the model `sglang-sage`, by name and lazily, on releases that read no entry points (before 0.4.14);
 2. the tasks in our task folder, without `--include_path`;
-3. MMLU and WikiText-2 from the folder `SAGE_EVAL_DATA`, for lm-eval's own tasks as for ours: the tasks' configuration,
-   names and hashes stay what they are with the hub.
+3. the data in the folder `SAGE_EVAL_DATA`, for lm-eval's own tasks as for ours: the tasks' configuration, names and
+   hashes stay what they are with the hub.
 
 `install` is safe to call again, before or after lm-eval's modules are imported.
 """
@@ -33,7 +33,9 @@ def install() -> None:
             _apply(patch, module)
 
 
-def task_manager(names: Sequence[str], metadata: dict[str, Any] | None = None) -> Any:
+def task_manager(
+    names: Sequence[str], metadata: dict[str, Any] | None = None, include_path: Sequence[Path] = ()
+) -> Any:
     """An `lm_eval.tasks.TaskManager` that knows `names`.
 
     lm-eval's own 14,000 task files take some eleven seconds to scan; where every name is ours they are left out.
@@ -44,7 +46,9 @@ def task_manager(names: Sequence[str], metadata: dict[str, Any] | None = None) -
 
     from sage_eval.data import tasks_dir
 
-    return TaskManager(include_path=[tasks_dir()], include_defaults=not only_ours(names), metadata=metadata)
+    return TaskManager(
+        include_path=[tasks_dir(), *include_path], include_defaults=not only_ours(names), metadata=metadata
+    )
 
 
 def only_ours(names: Sequence[str]) -> bool:
@@ -110,6 +114,7 @@ def _add_tasks(module: ModuleType) -> None:
             theirs = [path for path in given if path]
             include_path = [path for path in _our_tasks() if path not in [Path(p).resolve() for p in theirs]] + theirs
         include_defaults = include_defaults and not _state["skip_defaults"]
+        _find_nltk()
         original(self, verbosity, include_path, include_defaults, **rest)
 
     manager.__init__ = init
@@ -126,21 +131,16 @@ def _our_tasks() -> list[Path]:
         return []
 
 
+def _find_nltk() -> None:
+    from sage_eval.data.loads import find_nltk
+
+    find_nltk()
+
+
 def _read_local_data(module: ModuleType) -> None:
-    task = module.ConfigurableTask
-    original = task.download
+    from sage_eval.data.loads import serve
 
-    @functools.wraps(original)
-    def download(self: Any, dataset_kwargs: Any = None, **rest: Any) -> None:
-        if not callable(self.config.custom_dataset):
-            from sage_eval.data import local_dataset
-
-            if (local := local_dataset(self.DATASET_PATH, self.DATASET_NAME)) is not None:
-                self.dataset = local
-                return
-        original(self, dataset_kwargs, **rest)
-
-    task.download = download
+    serve()
 
 
 _PATCHES: dict[str, Callable[[ModuleType], None]] = {

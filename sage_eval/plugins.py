@@ -10,6 +10,7 @@ raised where the backend is built, in the scheduler, and not here.
 from collections.abc import Callable
 from typing import Any
 
+from sage_eval import seams
 from sage_eval.engine import scheduler_profile, token_columns
 
 BACKEND = "sage_attn"
@@ -27,20 +28,31 @@ def register_sglang() -> None:
     if BACKEND not in ATTENTION_BACKEND_CHOICES:
         add_attention_backend_choices([BACKEND])
     register_attention_backend(BACKEND)(create_backend)
-    HookRegistry.register("sglang.srt.managers.scheduler.Scheduler.get_internal_state", _add_coverage, HookType.AFTER)
-    HookRegistry.register("sglang.srt.managers.scheduler.Scheduler.get_internal_state", _add_memory, HookType.AFTER)
-    HookRegistry.register(token_columns.TARGET, token_columns.fetch_once, HookType.AROUND)
+    HookRegistry.register(seams.INTERNAL_STATE, _add_coverage, HookType.AFTER)
+    HookRegistry.register(seams.INTERNAL_STATE, _add_memory, HookType.AFTER)
+    HookRegistry.register(seams.INTERNAL_STATE, _add_model, HookType.AFTER)
     for method, hook in (("_start_profile", scheduler_profile.start), ("_stop_profile", scheduler_profile.stop)):
-        HookRegistry.register(f"{scheduler_profile.MANAGER}.{method}", hook, HookType.AROUND)
+        HookRegistry.register(f"{seams.PROFILER}.{method}", hook, HookType.AROUND)
     if activate_cpu_platform():
-        HookRegistry.register("sglang.srt.utils.common.support_triton", _no_triton_on_cpu, HookType.AROUND)
+        HookRegistry.register(seams.SUPPORT_TRITON, _no_triton_on_cpu, HookType.AROUND)
+    if seams.TOKEN_COLUMNS in seams.hooked():
+        HookRegistry.register(seams.TOKEN_COLUMNS, token_columns.fetch_once, HookType.AROUND)
 
 
 def create_backend(runner: Any) -> Any:
     """SGLang's factory for `sage_attn`: `runner` is its `ModelRunner`, the result an `AttentionBackend`.
 
-    Raises `UsageError` for a configuration that SageAttention cannot serve, naming the setting.
+    Raises `UsageError` for a configuration that SageAttention cannot serve, naming the setting, and
+    `PrerequisiteError` where SGLang is not what we hold on to, naming its version.
     """
+    seams.check()
+    try:
+        return _make_backend(runner)
+    except (AttributeError, ImportError, TypeError) as error:
+        raise seams.changed(f"is built otherwise than sage_attn expects ({error!r})") from error
+
+
+def _make_backend(runner: Any) -> Any:
     from sage_eval.attention.coverage import COUNTER
     from sage_eval.attention.guard import check_runner
     from sage_eval.attention.settings import AttentionSettings
@@ -87,3 +99,12 @@ def _add_memory(result: Any, scheduler: Any, *_: Any, **__: Any) -> None:
 
     if os.environ.get(SWITCH):
         result.internal_state[KEY] = read_and_reset(scheduler)
+
+
+def _add_model(result: Any, scheduler: Any, *_: Any, **__: Any) -> None:
+    """What SGLang made of `dtype=auto` and of no device at all: its own settings keep what was asked for."""
+    import torch
+
+    runner = scheduler.tp_worker.model_runner
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else str(runner.device)
+    result.internal_state["sage_eval_model"] = {"dtype": str(runner.dtype).removeprefix("torch."), "device": name}

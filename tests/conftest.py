@@ -1,5 +1,6 @@
 """Fixtures for every room: the reference model, and real engines that are shared within a module."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,18 @@ def pytest_sessionstart() -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def data_folder() -> Iterator[None]:
+    """A command run in this process tells its tasks by the environment where their data lies: not those of the next."""
+    from sage_eval.data.folder import DATA_ENV
+
+    before = os.environ.get(DATA_ENV)
+    yield
+    os.environ.pop(DATA_ENV, None)
+    if before is not None:
+        os.environ[DATA_ENV] = before
 
 
 @pytest.fixture(scope="session")

@@ -126,6 +126,7 @@ def test_a_closed_list_of_tasks_stays_closed(tmp_path: Path) -> None:
     assert TaskManager(include_path=str(tmp_path), include_defaults=False).all_tasks == []
 
 
+@pytest.mark.slow
 def test_lm_evals_own_names_run_from_the_local_folder(tmp_path: Path) -> None:
     code = """
 import sage_eval.lm_eval_hook as hook

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,8 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    make_trainer: Any = trainers.BpeTrainer  # typed in some versions of tokenizers alone
+    trainer = make_trainer(
         vocab_size=size,
         special_tokens=[AddedToken(token, special=True) for token in SPECIAL],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -12,10 +12,9 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 
 from sage_eval.attention import numerics
 from sage_eval.attention.coverage import COUNTER, Phase
-from sage_eval.attention.guard import CheckedCalls
+from sage_eval.attention.guard import CheckedCalls, check_settings
 from sage_eval.attention.settings import AttentionSettings
-from sage_eval.attention.shift import shifts_for
-from sage_eval.errors import UsageError
+from sage_eval.attention.vectors import vectors_for
 
 
 def kernel_name(variant: str) -> str:
@@ -27,13 +26,13 @@ class SageTorchAttnBackend(CheckedCalls, TorchNativeAttnBackend):  # type: ignor
     """SageAttention in plain PyTorch, for prefill (with or without a prefix) and decode."""
 
     shifts: Mapping[int, torch.Tensor] = {}  # by layer, with smooth_k=static
+    balances: Mapping[int, torch.Tensor] = {}  # by layer, with a balance
 
     def __init__(self, runner: Any, settings: AttentionSettings) -> None:
         super().__init__(runner)
-        if settings.kernel not in ("auto", "torch"):
-            raise UsageError(f"kernel={settings.kernel} needs a CUDA GPU; on this host use kernel=torch (or auto)")
+        check_settings(settings, None)
         self.settings = settings
-        self.shifts = shifts_for(runner, settings)
+        self.shifts, self.balances = vectors_for(runner, settings)
 
     def _run_sdpa_forward_extend(
         self,
@@ -97,4 +96,5 @@ class SageTorchAttnBackend(CheckedCalls, TorchNativeAttnBackend):  # type: ignor
         return numerics.attention(
             q, k, v, scale=scaling or q.shape[-1] ** -0.5, variant=variant,
             smooth_k=settings.smooth_k, k_shift=self.shifts.get(self.layer_id),
+            balance=self.balances.get(self.layer_id),
         )  # fmt: skip

@@ -5,9 +5,12 @@ a window or a scale without a word. Every refusal is a `UsageError` (a `ValueErr
 to use instead.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from sage_eval.attention.settings import AttentionSettings
 from sage_eval.errors import UsageError
+from sage_eval.seams import changed
 
 HEAD_DIMS = (64, 96, 128)
 
@@ -33,10 +36,70 @@ def refuse(setting: str, value: object, instead: str) -> UsageError:
 
 def check_server_args(server_args: Any) -> None:
     """Raise `UsageError` for an SGLang server argument that `sage_attn` cannot honour."""
+    for name in _SERVER_ARGS:
+        if not hasattr(server_args, name):
+            raise changed(f"has no server argument {name}, which sage_attn watches")
+    check_given({name: getattr(server_args, name) for name in _SERVER_ARGS})
+
+
+def check_given(arguments: Mapping[str, Any]) -> None:
+    """As `check_server_args`, for those arguments alone that were given."""
     for name, (fine, instead) in _SERVER_ARGS.items():
-        value = getattr(server_args, name, fine[0])
-        if value not in fine:
-            raise refuse(name, value, instead)
+        if name in arguments and arguments[name] not in fine:
+            raise refuse(name, arguments[name], instead)
+
+
+def check_config(text: Any) -> None:
+    """Raise `UsageError` for a model that its configuration, of its text part, says `sage_attn` cannot serve."""
+    if getattr(text, "kv_lora_rank", None):
+        raise _mla()
+    if cap := getattr(text, "attn_logit_softcapping", None):
+        raise _soft_cap(cap)
+    if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
+        raise refuse("layer_types", "sliding_attention", "sliding windows need triton or fa3")
+    if getattr(text, "is_encoder_decoder", False):
+        raise _encoder()
+    check_head_dim(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
+def check_settings(settings: AttentionSettings, capability: tuple[int, int] | None, dtype: str | None = None) -> None:
+    """Raise `UsageError` for settings that cannot be served on a GPU of this compute capability, or without one.
+
+    `dtype` is the model's by its name in torch, or None where it is not known yet.
+    """
+    if capability is None:
+        if settings.kernel not in ("auto", "torch"):
+            raise UsageError(f"kernel={settings.kernel} needs a CUDA GPU; on this host use kernel=torch (or auto)")
+        return
+    if dtype not in (None, "auto", "half", "float16", "bfloat16"):
+        raise UsageError(f"sage_attn cannot serve dtype={dtype} on CUDA: use dtype=bfloat16 or float16")
+    if settings.decode == "quantised":
+        raise UsageError(
+            "decode=quantised runs in plain PyTorch without a GPU: on CUDA use decode=exact, or leave it out"
+        )
+    if settings.kernel == "package" and settings.smooth_k == "static":
+        raise UsageError("kernel=package knows no fixed shift: use kernel=paged with smooth_k=static")
+    if settings.kernel == "package" and settings.balance:
+        raise UsageError(
+            "kernel=package knows no balance: serve a checkpoint made by `sage-eval balance MODEL OUT`, or use "
+            "kernel=paged"
+        )
+    if settings.kernel == "package" and settings.variant not in ("int8-fp16", "exact"):
+        raise UsageError(f"kernel=package computes int8-fp16 only, not variant={settings.variant}: use kernel=paged")
+    if settings.variant == "int8-fp8" and settings.kernel != "torch" and capability < (8, 9):
+        raise UsageError("variant=int8-fp8 needs FP8 matrix units (compute capability 8.9 or later); use int8-fp16")
+
+
+def _mla() -> UsageError:
+    return refuse("attention_arch", "MLA", "DeepSeek-style latent attention needs flashinfer, fa3 or triton")
+
+
+def _soft_cap(cap: float) -> UsageError:
+    return refuse("logit_cap", cap, "soft-capped attention (Gemma 2, Grok) needs triton or fa3")
+
+
+def _encoder() -> UsageError:
+    return refuse("is_encoder_decoder", True, "encoder-decoder models need flashinfer or torch_native")
 
 
 def check_head_dim(head_dim: int, v_head_dim: int | None = None) -> None:
@@ -52,7 +115,7 @@ def check_layer(layer: Any) -> None:
     """Raise `UsageError` for one `RadixAttention` layer that needs more than causal softmax attention."""
     check_head_dim(layer.qk_head_dim, layer.v_head_dim)
     if layer.logit_cap and layer.logit_cap > 0:
-        raise refuse("logit_cap", layer.logit_cap, "soft-capped attention (Gemma 2, Grok) needs triton or fa3")
+        raise _soft_cap(layer.logit_cap)
     if layer.sliding_window_size is not None and layer.sliding_window_size > -1:
         raise refuse("sliding_window_size", layer.sliding_window_size, "sliding windows need triton or fa3")
     if layer.is_cross_attention:
@@ -73,11 +136,11 @@ def check_runner(runner: Any) -> list[Any]:
     """
     check_server_args(runner.server_args)
     if runner.use_mla_backend:
-        raise refuse("attention_arch", "MLA", "DeepSeek-style latent attention needs flashinfer, fa3 or triton")
+        raise _mla()
     if runner.is_hybrid_swa:
         raise refuse("sliding_window", "hybrid", "models that mix window sizes need triton or fa3")
     if getattr(runner.model_config, "is_encoder_decoder", False):
-        raise refuse("is_encoder_decoder", True, "encoder-decoder models need flashinfer or torch_native")
+        raise _encoder()
     from sglang.srt.layers.radix_attention import RadixAttention
 
     layers = [module for module in runner.model.modules() if isinstance(module, RadixAttention)]

@@ -7,14 +7,16 @@ Numerics of SageAttention 1 (Zhang et al., arXiv:2410.02367, the per-block varia
 2. Q times softmax scale times log2(e), in blocks of 128 rows counted from the first new token, and K, in blocks of 64
    keys counted from key 0, become integers per head and block: `scale = max|x| / 127`, `code = x · (1 / scale)` in
    fp32, rounded half away from zero. An all-zero block keeps a tiny positive scale and so stays finite.
+   Before that, a balance may divide the channels of shifted K and multiply those of Q: their products stay the same,
+   and an outlier that would set a block's scale is shared between both sides.
 3. `S = codes_q · codes_k × scale_q × scale_k`; softmax is online over the key blocks, in base 2 and fp32.
 4. P and V are fp16, their product over one block of 64 keys is an fp16 number, and blocks are summed in fp32. V is
    scaled down by a power of two, per head, where a block's sum could leave fp16's range.
 
 The variant `int8-fp8` (in the manner of SageAttention 2, arXiv:2411.10958) has P in e4m3 scaled by 256 and V in e4m3
-with one scale a channel. Hopper's matrix units sum FP8 products with about 14 significant bits: after every 32 keys
-(one instruction) the running sum is cut to 13 fraction bits here, and after 64 keys it is promoted to fp32. What the
-hardware does within an instruction is not modelled.
+with one scale a channel, and takes 128 keys to a step of the softmax. Hopper's matrix units sum FP8 products with about
+14 significant bits: after every 32 keys (one instruction) the running sum is cut to 13 fraction bits here, and after a
+step it is promoted to fp32. What the hardware does within an instruction is not modelled.
 
 Nothing here is tuned for a GPU, but a CPU engine runs on it: for each query block one loop over groups of key blocks,
 all heads at once. Integer codes are multiplied as fp32, exactly (127 · 127 · 128 < 2^24).
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 QUERY_BLOCK = 128
 KEY_BLOCK = 64
+FP8_STEP = 128  # keys of one step of the softmax, and of one sum of P · V, in int8-fp8; KEY_BLOCK in the others
 LOG2_E = math.log2(math.e)
 FP8_MAX = 448.0
 FP8_P_SCALE = 256.0  # a power of two: P in [0, 1] uses e4m3's range without another rounding
@@ -49,6 +52,7 @@ def attention(
     smooth_k: "Smoothing" = "sequence",
     causal: bool = True,
     k_shift: Tensor | None = None,
+    balance: Tensor | None = None,
 ) -> Tensor:
     """Attention of one sequence.
 
@@ -61,6 +65,7 @@ def attention(
         smooth_k: what K is shifted by: its own mean, `k_shift`, or nothing.
         causal: query i sees keys 0 … Tk - Tq + i (aligned to the end, as a cached prefix needs); else all keys.
         k_shift: [Hkv, D], for smooth_k="static".
+        balance: [Hkv, D], positive: what K's channels are divided by and those of the group's queries multiplied by.
 
     Returns:
         [Tq, Hq, D] in q's dtype.
@@ -69,19 +74,23 @@ def attention(
         ValueError: shapes that do not fit, an unknown variant or smoothing, or a missing `k_shift`.
     """
     _check(q, k, v, variant, causal)
+    if balance is not None and balance.shape != k.shape[1:]:
+        raise ValueError(f"balance has shape {tuple(balance.shape)}, K's heads are {tuple(k.shape[1:])}")
     (tq, hq, dim), (tk, hkv, _) = q.shape, k.shape
-    key_blocks = -(-tk // KEY_BLOCK)
-    pad = key_blocks * KEY_BLOCK - tk
+    step = FP8_STEP if variant == "int8-fp8" else KEY_BLOCK
+    steps = -(-tk // step)
+    pad = steps * step - tk
 
     if variant == "exact":
         q_rows, k_cols = q.float() * (scale * LOG2_E), k.float()
         q_scales = q_rows.new_ones(tq, hq)
-        k_scales = q_rows.new_ones(key_blocks, hkv)
+        k_scales = q_rows.new_ones(steps, hkv)
     else:
         bits = _BITS[variant]
-        q_rows, q_scales = quantise_q(q, scale, bits)
-        k_cols, k_scales = quantise_k(k, _shift(k, smooth_k, k_shift), bits)
+        q_rows, q_scales = quantise_q(q, scale, bits, balance)
+        k_cols, k_scales = quantise_k(k, _shift(k, smooth_k, k_shift), bits, balance)
         q_scales = q_scales.repeat_interleave(QUERY_BLOCK, 0)[:tq]
+        k_scales = zero_pad(k_scales, (0, 0, 0, steps * step // KEY_BLOCK - len(k_scales)))
     v_rows, v_scale = _value_operand(v, variant)
 
     # Rows (query, head of the group), so that the rows of a query block are a view that one batched product takes.
@@ -89,7 +98,7 @@ def attention(
     q_rows = q_rows.float().view(tq, hkv, group, dim).transpose(0, 1).reshape(hkv, tq * group, dim)
     q_scales = q_scales.view(tq, hkv, group).transpose(0, 1).reshape(hkv, tq * group, 1, 1)
     k_cols = zero_pad(k_cols.float(), (0, 0, 0, 0, 0, pad)).permute(1, 2, 0).contiguous()  # [Hkv, D, keys]
-    v_rows = zero_pad(v_rows, (0, 0, 0, 0, 0, pad)).transpose(0, 1).reshape(hkv, key_blocks, KEY_BLOCK, dim)
+    v_rows = zero_pad(v_rows, (0, 0, 0, 0, 0, pad)).transpose(0, 1).reshape(hkv, steps, step, dim)
     last_key = torch.arange(tk - tq, tk) if causal else torch.full((tq,), tk - 1)
 
     out = torch.empty_like(q_rows)
@@ -113,19 +122,21 @@ def _attend_block(
     are the same whether the sequence comes whole or in chunks that end on block borders.
     """
     hkv, count, dim = q.shape
-    seen = int(last_key[-1]) // KEY_BLOCK + 1
+    size = v_rows.shape[2]  # keys of a step
+    seen = int(last_key[-1]) // size + 1
     acc, total = q.new_zeros(hkv, count, dim), q.new_zeros(hkv, count)
     peak = q.new_full((hkv, count), -math.inf)
-    step = max(1, _GROUP_ELEMENTS.get(q.device.type, 1 << 24) // (hkv * count * KEY_BLOCK))
+    step = max(1, _GROUP_ELEMENTS.get(q.device.type, 1 << 24) // (hkv * count * size))
     for b0 in range(0, seen, step):
         b1 = min(b0 + step, seen)
-        keys = slice(b0 * KEY_BLOCK, b1 * KEY_BLOCK)
-        s = torch.bmm(q, k_cols[:, :, keys]).view(hkv, count, b1 - b0, KEY_BLOCK)
+        keys = slice(b0 * size, b1 * size)
+        s = torch.bmm(q, k_cols[:, :, keys]).view(hkv, count, -1, KEY_BLOCK)
         if variant != "exact":
-            s *= q_scales * k_scales[b0:b1].T.reshape(hkv, 1, -1, 1)
+            s *= q_scales * k_scales[keys.start // KEY_BLOCK : keys.stop // KEY_BLOCK].T.reshape(hkv, 1, -1, 1)
+        s = s.view(hkv, count, b1 - b0, size)
         _mask(s, last_key, keys, group)
 
-        # The running maximum block by block, and what each block weighs once the group's last maximum is known.
+        # The running maximum step by step, and what each step weighs once the group's last maximum is known.
         peaks = torch.cummax(torch.cat([peak[:, :, None], s.amax(-1)], -1), -1).values
         p = s.sub_(peaks[:, :, 1:, None]).exp2_()
         weights = torch.exp2(peaks - peaks[:, :, -1:])
@@ -137,14 +148,18 @@ def _attend_block(
     return acc.div_(total.unsqueeze(-1))
 
 
-def quantise_q(q: Tensor, scale: float, bits: int = 8) -> tuple[Tensor, Tensor]:
-    """Codes of q · scale · log2(e) per head and 128 rows: q [T, H, D] → int8 [T, H, D], fp32 scales [⌈T/128⌉, H]."""
-    return _quantise(q.float() * (scale * LOG2_E), QUERY_BLOCK, bits)
+def quantise_q(q: Tensor, scale: float, bits: int = 8, balance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Codes of q · scale · log2(e) · balance per head and 128 rows: q [T, H, D] → int8 [T, H, D], fp32 [⌈T/128⌉, H]."""
+    rows = q.float() * (scale * LOG2_E)
+    if balance is not None:
+        rows = rows * balance.repeat_interleave(q.shape[1] // len(balance), 0)
+    return _quantise(rows, QUERY_BLOCK, bits)
 
 
-def quantise_k(k: Tensor, shift: Tensor | None, bits: int = 8) -> tuple[Tensor, Tensor]:
-    """Codes of k - shift per head and 64 keys: k [T, H, D], shift [H, D] → int8 [T, H, D], fp32 scales [⌈T/64⌉, H]."""
-    return _quantise(k.float() if shift is None else k.float() - shift.float(), KEY_BLOCK, bits)
+def quantise_k(k: Tensor, shift: Tensor | None, bits: int = 8, balance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Codes of (k - shift) / balance per head and 64 keys: k [T, H, D] → int8 [T, H, D], fp32 scales [⌈T/64⌉, H]."""
+    rows = k.float() if shift is None else k.float() - shift.float()
+    return _quantise(rows if balance is None else rows * balance.reciprocal(), KEY_BLOCK, bits)
 
 
 def _quantise(x: Tensor, block: int, bits: int) -> tuple[Tensor, Tensor]:
@@ -189,7 +204,7 @@ def _value_operand(v: Tensor, variant: "Variant") -> tuple[Tensor, Tensor]:
 
 
 def _mask(s: Tensor, last_key: Tensor, keys: slice, group: int) -> None:
-    """Set the logits of keys after each query's last one to -inf; s is [Hkv, queries · group, blocks, 64]."""
+    """Set the logits of keys after each query's last one to -inf; s is [Hkv, queries · group, steps, keys a step]."""
     rows = int((last_key < keys.stop - 1).sum())  # last_key ascends: only the first rows can be cut
     if rows:
         hidden = (torch.arange(keys.start, keys.stop) > last_key[:rows, None]).to(s.device)
@@ -199,15 +214,18 @@ def _mask(s: Tensor, last_key: Tensor, keys: slice, group: int) -> None:
 
 
 def _block_products(p: Tensor, v: Tensor, variant: "Variant") -> Tensor:
-    """P · V a key block, as the matrix unit rounds it: p [Hkv, rows, B, 64], v [Hkv, B, 64, D] → [Hkv, B, rows, D]."""
+    """P · V a step, as the matrix unit rounds it: p [Hkv, rows, B, keys], v [Hkv, B, keys, D] → [Hkv, B, rows, D]."""
     p = p.transpose(1, 2)
     if variant == "exact":
         return p @ v
     if variant == "int8-fp8":
         p = (p * FP8_P_SCALE).to(torch.float8_e4m3fn).float()
-        half = KEY_BLOCK // 2
-        first = _cut(p[..., :half] @ v[..., :half, :])
-        return _cut(first + p[..., half:] @ v[..., half:, :])
+        parts = zip(torch.split(p, 32, -1), torch.split(v, 32, -2), strict=True)
+        first, second = next(parts)
+        total = _cut(first @ second)
+        for first, second in parts:
+            total = _cut(total + first @ second)
+        return total
     return (p.half().float() @ v).half().float()
 
 

@@ -28,13 +28,6 @@ def kernel_names(settings: AttentionSettings, package: str = "") -> tuple[str, s
     return (f"sage-package-{package}" if settings.kernel == "package" else paged), paged
 
 
-def decode_kernel(settings: AttentionSettings) -> str:
-    """The kernel that computes decode steps on CUDA: exact unless `decode=quantised` asks for ours."""
-    if settings.decode != "quantised" or settings.variant == "exact":
-        return EXACT
-    return f"sage-paged-decode-{settings.variant}"
-
-
 def route(
     prefixes: Sequence[int], news: Sequence[int], settings: AttentionSettings, package: str = ""
 ) -> tuple[list[Route], dict[tuple[Phase, str], int]]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from sage_eval.errors import UsageError
+from sage_eval.parsing import nearest
 
 ENV_PREFIX = "SAGE_ATTN_"
 
@@ -45,10 +46,16 @@ class AttentionSettings(BaseModel):
         description="with smooth_k=static: safetensors file of the shifts, one a layer, as `sage-eval calibrate MODEL` "
         "writes it",
     )
+    balance: Path | None = Field(
+        None,
+        description="safetensors file of factors, one per channel and KV head: K is divided by them and Q multiplied "
+        "before quantisation, which changes no product and evens out outliers; `sage-eval calibrate MODEL --balance "
+        "FILE` writes it",
+    )
     decode: Literal["auto", "exact", "quantised"] = Field(
         "auto",
-        description="numerics of single-token decode steps: auto is quantised with kernel=torch without a GPU and "
-        "exact on CUDA; quantised has INT8 Q·K over the paged cache there",
+        description="numerics of single-token decode steps: exact on CUDA; in plain PyTorch, without a GPU, quantised "
+        "(auto) or exact",
     )
     min_tokens: int = Field(
         0, ge=0, description="a sequence shorter than this many tokens is computed exactly (decided per sequence)"
@@ -57,7 +64,7 @@ class AttentionSettings(BaseModel):
         False, description="with kernel=package: a token that the package cannot serve is an error, not a fallback"
     )
 
-    @field_serializer("shift")
+    @field_serializer("shift", "balance")
     def _path_as_text(self, path: Path | None) -> str | None:
         return None if path is None else str(path)
 
@@ -85,6 +92,11 @@ class AttentionSettings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                known = cls.model_fields
+                raise UsageError(
+                    f"sage_attn has no setting {name}{nearest(name, known)}; valid: {', '.join(known)}"
+                ) from None
             raise UsageError(f"sage_attn setting {name}={first['input']!r}: {first['msg']}") from None
 
     @classmethod

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sage_eval.errors import PrerequisiteError
+from sage_eval.errors import DataError, PrerequisiteError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,13 +30,15 @@ class Seen(NamedTuple):
     scale: float
 
 
-Visit = Callable[[Seen], None]
+Visit = Callable[[Seen], "Tensor | None"]
+"""Sees a layer; what it returns, [tokens, heads, head_dim], takes the place of the layer's exact attention."""
 
 
-def load_model(folder: Path, dtype: str = "auto") -> Any:
+def load_model(folder: Path, dtype: str | None = None) -> Any:
     """The model in `folder`, on the GPU where there is one, its attention visible to `run`.
 
-    `PrerequisiteError` where transformers cannot load it.
+    By default in its own dtype there, and in fp32 on a CPU, where bf16 is several times slower. `PrerequisiteError`
+    where transformers cannot load it.
     """
     import torch
     from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
@@ -45,6 +47,7 @@ def load_model(folder: Path, dtype: str = "auto") -> Any:
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = dtype or ("auto" if device == "cuda" else "float32")
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=NAME)
     except (OSError, ValueError, RuntimeError) as error:
@@ -53,7 +56,12 @@ def load_model(folder: Path, dtype: str = "auto") -> Any:
     return model.to(device).eval()
 
 
-def run(model: Any, ids: Sequence[int], visit: Visit) -> "Tensor":
+def look(model: Any, ids: Sequence[int], visit: Visit) -> None:
+    """As `run`, without the logits, which take more memory than all else in a small model."""
+    run(model, ids, visit, logits_to_keep=1)
+
+
+def run(model: Any, ids: Sequence[int], visit: Visit, **options: Any) -> "Tensor":
     """Run one sequence; `visit` sees each layer. The logits, [tokens, vocabulary], in the model's dtype.
 
     `PrerequisiteError` where the model's attention does not come by here.
@@ -62,13 +70,15 @@ def run(model: Any, ids: Sequence[int], visit: Visit) -> "Tensor":
 
     seen = 0
 
-    def count(layer: Seen) -> None:
+    def count(layer: Seen) -> "Tensor | None":
         nonlocal seen
         seen += 1
-        visit(layer)
+        return visit(layer)
 
     with torch.inference_mode():
-        logits = model(torch.tensor([list(ids)], device=model.device), use_cache=False, visit=count).logits[0]
+        logits = model(torch.tensor([list(ids)], device=model.device), use_cache=False, visit=count, **options).logits[
+            0
+        ]
     if seen != model.config.num_hidden_layers:
         raise PrerequisiteError(
             f"{seen} of {model.config.num_hidden_layers} layers of this {model.config.model_type} model use the "
@@ -84,5 +94,20 @@ def _attend(
     from transformers import AttentionInterface
 
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    visit(Seen(module.layer_idx, q, k, v, float(given.get("scaling") or q.shape[-1] ** -0.5)))
+    if v.shape != k.shape:
+        raise UsageError(f"keys of {k.shape[-1]} channels and values of {v.shape[-1]} (MLA): no SageAttention for them")
+    scale = float(given.get("scaling") or q.shape[-1] ** -0.5)
+    if (out := visit(Seen(module.layer_idx, q, k, v, scale))) is not None:
+        return out[None].to(query.dtype), None
     return AttentionInterface()["sdpa"](module, query, key, value, mask, **given)
+
+
+def same_function(one: Path, other: Path, ids: Sequence[int]) -> None:
+    """`DataError` unless both checkpoints have the same logits in bf16, bit for bit, on the text `ids`."""
+    import torch
+
+    def logits(folder: Path) -> "Tensor":
+        return run(load_model(folder, "bfloat16"), ids, lambda _seen: None)
+
+    if not torch.equal(logits(one), logits(other)):
+        raise DataError("exact attention is not bit-identical with scaled channels: this checkpoint cannot be used")

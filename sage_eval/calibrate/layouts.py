@@ -2,7 +2,8 @@
 
 Scaling such a pair of K by s and the same pair of Q by 1/s changes no attention logit, and for s a power of two not one
 bit of it: rotation mixes a pair's two channels with each other only, and a power of two passes through every product,
-sum and rounding of a floating-point format that has room for it.
+sum and rounding of a floating-point format that has room for it. `stress` makes a model harder to quantise this way,
+`balance` easier.
 """
 
 from collections.abc import Sequence
@@ -34,6 +35,10 @@ class Layout(NamedTuple):
         half = x.shape[-1] // 2
         return x.reshape(*x.shape[:-1], half, 2) if self.interleaved else x.view(*x.shape[:-1], 2, half).mT
 
+    def by_channel(self, x: "Tensor") -> "Tensor":
+        """[…, head_dim / 2], a number per pair, as […, head_dim]."""
+        return x.repeat_interleave(2, -1) if self.interleaved else x.repeat(*[1] * (x.dim() - 1), 2)
+
 
 LAYOUTS = {
     "llama": Layout(),
@@ -54,21 +59,13 @@ class Shape(NamedTuple):
     kv_heads: int
     head_dim: int
 
-    def row_factors(self, pairs: Sequence[Sequence[int]], scale: float) -> "Tensor":
-        """What K's channels are multiplied by in one layer, float32 [kv_heads, head_dim]; `pairs` are by KV head."""
-        import torch
+    def weight_factors(self, factors: "Sequence[Tensor]") -> "dict[str, Tensor]":
+        """What the rows of each tensor of the checkpoint are multiplied by, float32 [rows].
 
-        factor = torch.ones(self.kv_heads, self.head_dim)
-        for head, chosen in enumerate(pairs):
-            for pair in chosen:
-                factor[head, list(self.layout.channels(pair, self.head_dim))] = scale
-        return factor
-
-    def weight_factors(self, pairs: Sequence[Sequence[Sequence[int]]], scale: float) -> "dict[str, Tensor]":
-        """What the rows of each tensor of the checkpoint are multiplied by, float32 [rows]; `pairs` are by layer."""
+        `factors` are what K's channels are multiplied by, [kv_heads, head_dim] per layer; Q's get their inverses.
+        """
         found: dict[str, Tensor] = {}
-        for layer, chosen in enumerate(pairs):
-            k = self.row_factors(chosen, scale)
+        for layer, k in enumerate(factors):
             q = k.reciprocal().repeat_interleave(self.heads // self.kv_heads, 0)
             for letter, factor in (("q", q), ("k", k)):
                 stem = f"model.layers.{layer}.self_attn.{letter}"
@@ -90,7 +87,12 @@ def shape_of(folder: Path) -> Shape:
     layout = LAYOUTS.get(config.model_type)
     if layout is None:
         raise UsageError(
-            f"outlier stress knows the layouts of {', '.join(LAYOUTS)}, and {folder} is {config.model_type!r}"
+            f"scaling channels knows the layouts of {', '.join(LAYOUTS)}, and {folder} is {config.model_type!r}"
+        )
+    rope = getattr(config, "rope_parameters", None) or {}
+    if (rope.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None) or 1.0) != 1.0:
+        raise UsageError(
+            f"{folder}: RoPE that turns a part of the channels only is not among the layouts that are known"
         )
     if getattr(config, "quantization_config", None):
         raise UsageError(f"{folder} is a quantised checkpoint: a channel can be scaled exactly in a 16-bit one only")
@@ -101,23 +103,17 @@ def shape_of(folder: Path) -> Shape:
     return Shape(config.model_type, layout, config.num_hidden_layers, heads, kv_heads, head_dim)
 
 
-def apply(tensors: "dict[str, Tensor]", factors: "dict[str, Tensor]") -> Sequence[str]:
-    """Multiply those of `tensors` that have factors, in place of the dictionary's entries; returns their names.
+def scaled(name: str, old: "Tensor", factor: "Tensor") -> "Tensor":
+    """The tensor `name` with its rows multiplied by `factor`, powers of two.
 
-    `UsageError` where the result is not exact in the tensor's own dtype, or leaves fp16's range.
+    `UsageError` where that is not exact in the tensor's own dtype, leaves fp16's range, or where a weight is no number.
     """
     import torch
 
-    names = [name for name in tensors if name in factors]
-    for name in names:
-        old, factor = tensors[name], factors[name]
-        if old.dtype not in (torch.bfloat16, torch.float16, torch.float32):
-            raise UsageError(f"{name} is {old.dtype}: a channel can be scaled exactly in bf16, fp16 or fp32 only")
-        rows = factor.view(-1, *[1] * (old.dim() - 1))
-        new = (old.float() * rows).to(old.dtype)
-        if not torch.equal(new.float() / rows, old.float()) or new.abs().max() > torch.finfo(torch.float16).max:
-            raise UsageError(
-                f"{name} cannot be scaled by {factor.max():g} exactly in {old.dtype}: take a smaller scale"
-            )
-        tensors[name] = new
-    return names
+    rows = factor.view(-1, *[1] * (old.dim() - 1))
+    new = (old.float() * rows).to(old.dtype)
+    if not new.isfinite().all() and not old.isfinite().all():
+        raise UsageError(f"{name} is not finite: the checkpoint is damaged")
+    if not torch.equal(new.float() / rows, old.float()) or new.abs().max() > torch.finfo(torch.float16).max:
+        raise UsageError(f"{name} cannot be scaled by {factor.max():g} exactly in {old.dtype}: take a smaller scale")
+    return new

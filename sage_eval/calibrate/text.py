@@ -55,6 +55,15 @@ def calibration(model: Path, text: Path | None = None, *, tokens: int, window: i
     return Calibration(windows, f"WikiText-2 validation, windows {places} of {there}, {room} tokens each (seed {SEED})")
 
 
+def two_windows(model: Path, text: Path | None = None, *, tokens: int) -> Calibration:
+    """Two windows of up to `tokens`: one to choose by, one that is held out. Shorter where the text is too short."""
+    found = calibration(model, text, tokens=2 * tokens, window=tokens)
+    if len(found.windows) == 1:
+        half = len(found.windows[0]) // 2
+        found = calibration(model, text, tokens=2 * half, window=half)
+    return found._replace(windows=found.windows[:2])
+
+
 def _read(text: Path | None) -> str:
     if text is None:
         from sage_eval.data.wikitext import load_raw, rows

@@ -41,6 +41,12 @@ def data_dir(environ: Mapping[str, str] | None = None) -> Path | None:
     return path.resolve()
 
 
+def use_data(folder: Path | None) -> None:
+    """Let the tasks read their data from `folder`; where it is None, from wherever the environment says."""
+    if folder:
+        os.environ[DATA_ENV] = str(folder)
+
+
 def tasks_dir() -> Path:
     """The folder of task YAMLs: `sage_eval/_tasks` in an installed wheel, `tasks` in a checkout."""
     package = Path(sage_eval.__file__).parent

@@ -5,7 +5,9 @@ from typing import Any
 
 from sage_eval.data import mmlu, wikitext
 from sage_eval.data.folder import data_dir
+from sage_eval.errors import DataError
 
+_HUB_NAMES = {"val": "validation"}
 WIKITEXT_DOCUMENTS = "EleutherAI/wikitext_document_level"
 
 
@@ -21,7 +23,9 @@ def local_dataset(path: str | None, name: str | None) -> Any:
     if path == WIKITEXT_DOCUMENTS and name == wikitext.HUB_CONFIG:
         return _wikitext(root)
     if path == mmlu.HUB and name in mmlu.SUBJECTS:
-        return _dataset_dict({split: mmlu.read_split(root, split, name) for split in ("test", "dev")})
+        given = [split for split in ("test", "dev", "val") if split != "val" or (root / "mmlu" / split).is_dir()]
+        splits = {_HUB_NAMES.get(split, split): mmlu.read_split(root, split, name) for split in given}
+        return _dataset_dict(splits, f"{root}/mmlu")
     return None
 
 
@@ -34,10 +38,18 @@ def _wikitext(root: Path) -> Any:
     # lm-eval's task draws few-shot documents from "train" while it builds its requests, whatever their number, and then
     # scores the bare document. The train file is 11 MB that no score depends on, so a folder need not have it.
     splits.setdefault("train", splits.get("validation", splits["test"]))
-    return _dataset_dict(splits)
+    return _dataset_dict(splits, f"{root}/wikitext2")
 
 
-def _dataset_dict(splits: dict[str, list[dict[str, Any]]]) -> Any:
+def _dataset_dict(splits: dict[str, list[dict[str, Any]]], folder: str) -> Any:
     from datasets import Dataset, DatasetDict
 
-    return DatasetDict({split: Dataset.from_list(examples) for split, examples in splits.items()})
+    class Splits(DatasetDict):  # type: ignore[misc]
+        """Says which split the folder lacks, where a task asks for it."""
+
+        def __getitem__(self, split: Any) -> Any:
+            if split not in self:
+                raise DataError(f"{folder} lacks the split {split!r} that a task of this run reads; it has {[*self]}")
+            return super().__getitem__(split)
+
+    return Splits({split: Dataset.from_list(examples) for split, examples in splits.items()})

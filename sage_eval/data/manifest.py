@@ -59,24 +59,21 @@ class Manifest(BaseModel):
         """Record files under `root`."""
         self.files |= {path.relative_to(root).as_posix(): File.of(path) for path in paths}
 
+    def check_present(self, root: Path) -> None:
+        """Raise `DataError` where a recorded file is not there, or a model has none, saying how to bring it back."""
+        again = {folder: f"sage-eval prepare {model} --data-dir {root}" for model, folder in self.models.items()}
+        for folder, command in again.items():
+            if not any(name.startswith(f"{folder}/") for name in self.files):
+                raise DataError(f"{root / folder} has no files: run `{command}` again")
+        for name in self.files:
+            if not (root / name).is_file():
+                model = next((command for folder, command in again.items() if name.startswith(f"{folder}/")), None)
+                command = model or f"sage-eval prepare --data-dir {root}"
+                raise DataError(f"{root / name} is missing: run `{command}` again")
+
     def write(self, root: Path) -> None:
         """Replace the folder's manifest; the old one stays whole until the new one is."""
         new = root / f".{NAME}.new"
         content = self.model_dump() | {"files": {name: self.files[name].model_dump() for name in sorted(self.files)}}
         new.write_text(json.dumps(content, indent=1) + "\n")
         new.replace(root / NAME)
-
-
-def verify(root: Path) -> Manifest:
-    """The manifest of a prepared folder, every file compared with it; `DataError` names the first that differs."""
-    manifest = Manifest.read(root)
-    for name, expected in manifest.files.items():
-        path = root / name
-        if not path.is_file():
-            raise DataError(f"{path} is missing: run `sage-eval prepare --data-dir {root}` again")
-        if (found := File.of(path)) != expected:
-            raise DataError(
-                f"{path} is cut short or changed: {found.bytes} bytes, SHA-256 {found.sha256[:16]}…; expected "
-                f"{expected.bytes} bytes, {expected.sha256[:16]}…; run `sage-eval prepare --data-dir {root}` again"
-            )
-    return manifest

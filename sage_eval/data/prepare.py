@@ -38,7 +38,8 @@ def prepare(
     `datasets` names parts of the folder (wikitext2, mmlu, haystack); they come from the hub, or, with `source`, from
     another folder of the same format. `model` is a hub name, fetched at `revision` (default: main, resolved to its
     commit), or a local folder, which is copied. Raises `UsageError` for an unknown name, `DataError` for content that
-    is not the known one, `PrerequisiteError` where the hub cannot be reached or refuses.
+    is not the known one or has gone since an earlier call, `PrerequisiteError` where the hub cannot be reached or
+    refuses.
     """
     known = ("haystack", *_FETCH)
     for name in datasets:
@@ -64,12 +65,13 @@ def prepare(
         folder, commit = _model(data_dir, model, revision)
         manifest.sources[model] = Source(repository=model, revision=commit)
         manifest.models[model] = folder.relative_to(data_dir).as_posix()
-        manifest.add(data_dir, _files(folder))
+        manifest.add(data_dir, files(folder))
     manifest.write(data_dir)
+    manifest.check_present(data_dir)
     return manifest
 
 
-def _files(folder: Path) -> list[Path]:
+def files(folder: Path) -> list[Path]:
     """All files below a folder, but for what the hub client keeps for itself."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
 
@@ -78,7 +80,7 @@ def _copy(source: Path, data_dir: Path, name: str) -> list[Path]:
     if not (source / name).is_dir():
         raise DataError(f"{source} has no folder {name}: give one in the format of `sage-eval prepare`")
     written = []
-    for path in _files(source / name):
+    for path in files(source / name):
         target = data_dir / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         if path != target:
@@ -116,13 +118,23 @@ _FETCH: dict[str, tuple[Callable[[Path], list[Path]], str]] = {
 def _parquet(repository: str, file: str) -> list[dict[str, Any]]:
     """The rows of a hub file at its pinned commit."""
     from huggingface_hub import hf_hub_download
-    from pyarrow import parquet  # type: ignore[import-untyped]
+    from pyarrow import parquet
 
     with tempfile.TemporaryDirectory() as folder, _hub(repository):
         commit = REVISIONS[repository]
         path = hf_hub_download(repository, file, repo_type="dataset", revision=commit, local_dir=folder)
         rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
         return rows
+
+
+def fetch_repository(name: str, folder: Path) -> str:
+    """Bring the hub's data set `name`, whole, into `folder`; returns its commit and raises as `prepare` does."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    with _hub(name):
+        commit = HfApi().dataset_info(name).sha
+        snapshot_download(name, repo_type="dataset", revision=commit, local_dir=folder)
+    return str(commit)
 
 
 def _model(data_dir: Path, model: str, revision: str | None) -> tuple[Path, str | None]:

@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from sage_eval.engine import coverage as account
-from sage_eval.engine.answers import Answer
+from sage_eval.engine import sampling
 from sage_eval.engine.coverage import Coverage
-from sage_eval.engine.journal import Journal, Slice, code_key, digest, fingerprint
+from sage_eval.engine.journal import Answer, Journal, Slice, Slices, code_key, digest, fingerprint
 from sage_eval.engine.options import ArmOptions
-from sage_eval.engine.planning import Payloads, group_generations, group_scores
+from sage_eval.engine.planning import Payloads, check_tokens, group_generations, group_scores
 from sage_eval.engine.requests import (
     GenerateRequest,
     Generation,
@@ -25,8 +25,7 @@ from sage_eval.engine.requests import (
     generate_payload,
     read_generation,
 )
-from sage_eval.engine.slices import Slices
-from sage_eval.errors import PrerequisiteError
+from sage_eval.errors import CoverageError, PrerequisiteError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +72,10 @@ class Arm:
     (temperature over 0) are drawn anew.
     """
 
-    def __init__(self, options: ArmOptions, transport: Transport) -> None:
+    def __init__(self, options: ArmOptions, transport: Transport, vocabulary: int | None = None) -> None:
+        """`vocabulary`: number of the model's token ids, where it is known."""
         self.options = options
+        self.vocabulary = vocabulary
         self.transport = transport
         self.coverage = Coverage()
         """Everything computed through this arm so far, what the journal's answers took included."""
@@ -106,10 +107,11 @@ class Arm:
         """Scores in the order of `requests`.
 
         `greedy=False` saves the bookkeeping for the greedy flag, `top` asks for that many most probable tokens at each
-        position. `on_result(index, score)` is called as results arrive, in any order. Raises `EngineError` (engine
-        died, refused, NaN) and `CoverageError`.
+        position. `on_result(index, score)` is called as results arrive, in any order. Raises `UsageError` for a request
+        that the engine cannot take, before any is sent, `EngineError` (engine died, refused, NaN) and `CoverageError`.
         """
         groups = group_scores(requests, share_prefixes=self.share_prefixes)
+        check_tokens((request.context + request.continuation for request in requests), self.vocabulary)
         results: list[Any] = [None] * len(requests)
 
         def read(index: int, reply: Reply) -> list[Score]:
@@ -133,7 +135,13 @@ class Arm:
     def generate(
         self, requests: Sequence[GenerateRequest], *, on_result: Callable[[int, Generation], None] | None = None
     ) -> list[Generation]:
-        """Generations in the order of `requests`; identical greedy requests are computed once."""
+        """Generations in the order of `requests`; identical greedy requests are computed once. Raises as `score`."""
+        check_tokens((request.prompt for request in requests), self.vocabulary)
+        for index, request in enumerate(requests):
+            try:
+                sampling.check(request.sampling)
+            except UsageError as error:
+                raise UsageError(f"request {index}: {error}") from None
         groups = group_generations(requests, share_prefixes=self.share_prefixes)
         results: dict[int, Generation] = {}
 
@@ -152,10 +160,13 @@ class Arm:
 
         `key` says what the options do not: which weights. Raises `PrerequisiteError` for a file that cannot be written.
         """
+        self.journal = Journal(path, self.identity(key))
+
+    def identity(self, key: str) -> str:
+        """A hash of all that makes an answer this arm's: settings, code, and `key`, which says which weights."""
         info = self.info()
         seen = {name: str(info.get(name)) for name in _DECIDING}
-        options = self.options.model_dump(mode="json")
-        self.journal = Journal(path, fingerprint(key, code_key(), self.backend, seen, options))
+        return fingerprint(key, code_key(), self.backend, seen, self.options.model_dump(mode="json"))
 
     def info(self) -> dict[str, Any]:
         """SGLang's server info: resolved settings, memory, `internal_states`."""
@@ -193,34 +204,36 @@ class Arm:
             order = list(order)
             random.Random(self.options.order_seed).shuffle(order)
         if self.journal:
-            sampled = [payload["sampling_params"].get("temperature", 1.0) > 0 for payload in payloads]
-            lasting = [index for index in order if not sampled[index]]
-            call = digest((payloads[index], wanted(index)) for index in lasting)
-            self._run_kept(self.journal, call, payloads, lasting, read, deliver)
-            order = [index for index in order if sampled[index]]
+            drawn = [payload["sampling_params"].get("temperature", 1.0) > 0 for payload in payloads]
+            lasting = [index for index in order if not drawn[index]]
+            keys = [digest([(payloads[index], wanted(index))]) for index in lasting]
+            self._run_kept(self.journal, keys, payloads, lasting, read, deliver)
+            order = [index for index in order if drawn[index]]
         self.coverage += self._ask(payloads, order, lambda index, reply: deliver(index, read(index, reply)))
 
     def _run_kept(
         self,
         journal: Journal,
-        call: str,
+        keys: Sequence[str],
         payloads: Payloads,
         order: Sequence[int],
         read: Callable[[int, Reply], Answer],
         deliver: Callable[[int, Answer], None],
     ) -> None:
         """`_run` for the payloads at `order`: what the journal has is not sent; the rest is added to it by slices."""
-        start = 0
-        for kept in journal.kept(call):
-            for index, answer in zip(order[start:], kept.answers, strict=False):
-                deliver(index, answer)
-            start += len(kept.answers)
-            self.coverage += kept.coverage
-            self.kept_seconds += kept.seconds
-        self.kept_requests += start
-        if start:
-            logger.info("%d of %d requests were answered earlier: %s", start, len(order), journal.path)
-        slices = Slices(payloads.at(order))
+        known: set[int] = set()
+        for answered, coverage, took in journal.kept(keys):
+            for place, answer in answered.items():
+                deliver(order[place], answer)
+            known |= answered.keys()
+            self.coverage += coverage
+            self.kept_seconds += took
+        self.kept_requests += len(known)
+        if known:
+            logger.info("%d of %d requests were answered earlier: %s", len(known), len(order), journal.path)
+        keys = [key for place, key in enumerate(keys) if place not in known]
+        order = [index for place, index in enumerate(order) if place not in known]
+        slices, start = Slices(payloads.at(order)), 0
         while start < len(order):
             stop = slices.next(start)
             answers: dict[int, Answer] = {}
@@ -232,7 +245,7 @@ class Arm:
             began = time.perf_counter()
             latest = self._ask(payloads, order[start:stop], take)
             seconds = time.perf_counter() - began
-            journal.append(Slice(call, start, [answers[index] for index in order[start:stop]], latest, seconds))
+            journal.append(Slice(keys[start:stop], [answers[index] for index in order[start:stop]], latest, seconds))
             self.coverage += latest
             slices.took(start, stop, seconds)
             start = stop
@@ -248,10 +261,14 @@ class Arm:
                 yield reply
 
         before = account.read_counters(self.info())
-        latest = account.tally(collected(), None, self.backend)
+        latest = account.tally(collected(), self.backend)
         if (after := account.read_counters(self.info())) is not None:
             counted = account.coverage_delta(before or {}, after)
             latest = dataclasses.replace(latest, tokens=counted, counted=True)
+        elif self.options.uses_sage:
+            raise CoverageError(
+                "sage_attn was asked for, but the engine does not say what it computed: SGLang does not run our hook"
+            )
         if self.options.sage_prefill:
             attention = self.options.attention
             asked_exact = attention is not None and attention.variant == "exact"
@@ -269,11 +286,11 @@ def open_arm(options: ArmOptions) -> Arm:
     from sage_eval.engine.checks import check_before_start
     from sage_eval.engine.local import LocalEngine
 
-    check_before_start(options)
+    config = check_before_start(options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     engine = LocalEngine(options.server_args(device), options.environment())
     try:
-        return Arm(options, engine)
+        return Arm(options, engine, int(config.get_text_config().vocab_size))
     except BaseException:
         engine.close()
         raise

@@ -79,8 +79,8 @@ def coverage_delta(before: Mapping[str, float], after: Mapping[str, float]) -> d
     return {name: count for name, count in moved.items() if count}
 
 
-def tally(replies: Iterable[Reply], counted: Mapping[str, float] | None, backend: str) -> Coverage:
-    """Coverage of the requests that `replies` answer; `counted` is the backend's own count, if it has one."""
+def tally(replies: Iterable[Reply], backend: str) -> Coverage:
+    """Coverage of the requests that `replies` answer, by SGLang's own report."""
     prompt = cached = generated = 0
     tokens: Counter[str] = Counter()
     for reply in replies:
@@ -90,8 +90,6 @@ def tally(replies: Iterable[Reply], counted: Mapping[str, float] | None, backend
         tokens[f"{'prefill_prefix' if hit else 'prefill'}/{backend}"] += meta["prompt_tokens"] - hit
         # The first new token comes out of the prefill.
         tokens[f"decode/{backend}"] += max(0, new - 1)
-    if counted is not None:
-        return Coverage(dict(counted), prompt, cached, generated, counted=True)
     return Coverage({name: float(count) for name, count in tokens.items() if count}, prompt, cached, generated)
 
 

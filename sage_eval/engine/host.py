@@ -5,12 +5,37 @@ seeds them first and draws its samples from them afterwards) and needs environme
 """
 
 import logging
+import multiprocessing
 import os
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
+
+from sage_eval.errors import UsageError
+
+LOG = "SAGE_EVAL_ENGINE_LOG"
+"""Environment variable of an engine's children: where they say of what they die."""
+
+
+def refuse_in_child() -> None:
+    """Raise `UsageError`, and say it to the parent, in a child that is still importing the script that started it.
+
+    SGLang spawns its processes, and each imports the main script first: without a main guard it would open an engine
+    of its own there.
+    """
+    if not getattr(multiprocessing.current_process(), "_inheriting", False):
+        return
+    error = UsageError(
+        'the script that opens an engine needs a main guard: put what it does under `if __name__ == "__main__":`, as '
+        "SGLang's processes import the script when they start"
+    )
+    if log := os.environ.get(LOG):
+        with Path(log).open("a") as file:
+            file.write(f"UsageError: {error}\n")
+    raise error
 
 
 @contextmanager
@@ -43,33 +68,26 @@ def children() -> set[psutil.Process]:
     """Child processes of this one, multiprocessing's own helper aside."""
     found = set()
     for child in psutil.Process().children():
-        try:
+        with suppress(psutil.Error):
             if not any("resource_tracker" in part for part in child.cmdline()):
                 found.add(child)
-        except psutil.Error:
-            continue
     return found
 
 
 def alive(process: psutil.Process) -> bool:
     """Whether `process` still runs; one that ended and was not waited for yet does not."""
-    try:
+    with suppress(psutil.Error):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
+    return False
 
 
-def kill(processes: set[psutil.Process], timeout: float = 60) -> None:
+def kill(processes: set[psutil.Process]) -> None:
     """Kill `processes` with all their descendants and wait until they are gone (and their GPU memory with them)."""
     doomed = set(processes)
     for process in processes:
-        try:
+        with suppress(psutil.Error):
             doomed.update(process.children(recursive=True))
-        except psutil.Error:
-            continue
     for process in doomed:
-        try:
+        with suppress(psutil.Error):
             process.kill()
-        except psutil.Error:
-            continue
-    psutil.wait_procs(doomed, timeout=timeout)
+    psutil.wait_procs(doomed, timeout=60)

@@ -24,6 +24,7 @@ from sage_eval.engine.post_mortem import Watch
 from sage_eval.engine.requests import Payload, Reply
 from sage_eval.engine.scheduler import run_scheduler
 from sage_eval.errors import EngineError
+from sage_eval.seams import resolved_arguments
 
 _POLL_SECONDS = 0.5
 _IDLE_SECONDS = 60
@@ -38,6 +39,7 @@ class LocalEngine:
     """
 
     def __init__(self, server_args: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
+        host.refuse_in_child()
         with tempfile.NamedTemporaryFile(prefix="sage-eval-engine-", suffix=".log", delete=False) as log:
             self._log = Path(log.name)
         self._closed = False
@@ -49,7 +51,7 @@ class LocalEngine:
             target=self._serve, args=(dict(server_args), started), name="sglang-engine", daemon=True
         )
         try:
-            with host.undisturbed(environment or {}):
+            with host.undisturbed({**(environment or {}), host.LOG: str(self._log)}):
                 self._thread.start()
                 self._engine = self._watch.wait(started, "the engine did not start")
         except BaseException:
@@ -84,16 +86,17 @@ class LocalEngine:
 
     def info(self) -> dict[str, Any]:
         """SGLang's resolved settings, its version and `internal_states`, one for each data-parallel rank."""
-        import dataclasses
-
         from sglang import __version__
         from sglang.srt.utils.msgspec_utils import msgspec_to_builtins
 
         manager = self._engine.tokenizer_manager
         states = self._watch.wait(self._submit(manager.get_internal_state()), "the engine did not tell its state")
-        settings = manager.resolved_config_dict(dataclasses.asdict(manager.server_args))
         info: dict[str, Any] = msgspec_to_builtins(
-            {**settings, **self._engine._scheduler_init_result.scheduler_infos[0], "internal_states": states}
+            {
+                **resolved_arguments(manager),
+                **self._engine._scheduler_init_result.scheduler_infos[0],
+                "internal_states": states,
+            }
         )
         return info | {"version": __version__}
 

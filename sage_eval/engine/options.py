@@ -1,22 +1,27 @@
 """What distinguishes one arm from another, validated before anything heavy starts."""
 
 import os
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sage_eval.attention.settings import ENV_PREFIX, AttentionSettings
 from sage_eval.errors import UsageError
+from sage_eval.parsing import nearest
 
 SAGE = "sage_attn"
 RESERVED_TOKENS = 8
 """SGLang serves prompts of up to `context_length - 7` tokens, and one place is kept for a new token."""
 
 Mode = Literal["fidelity", "throughput"]
-_BACKEND_ARGUMENTS = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
+BACKEND_ARGUMENTS = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
 _FIDELITY: dict[str, Any] = {"disable_radix_cache": True, "chunked_prefill_size": -1}
+_CPU: dict[str, Any] = {
+    "disable_cuda_graph": True,
+    "sleep_on_idle": True,  # an idle scheduler would take half a core
+    "max_prefill_tokens": 2048,  # more at a time is no faster on a CPU, and the first answers would wait for the last
+}
 _COMMON: dict[str, Any] = {
     "enable_fp32_lm_head": True,
     "grammar_backend": "none",
@@ -90,14 +95,14 @@ class ArmOptions(BaseModel):
     @property
     def backend(self) -> str | None:
         """The backend asked for by name, `prefill+decode` where they differ, or None for SGLang's own choice."""
-        general, prefill, decode = (self.engine.get(name) for name in _BACKEND_ARGUMENTS)
+        general, prefill, decode = (self.engine.get(name) for name in BACKEND_ARGUMENTS)
         prefill, decode = prefill or general, decode or general
         return prefill if prefill == decode else f"{prefill or 'default'}+{decode or 'default'}"
 
     @property
     def uses_sage(self) -> bool:
         """Whether `sage_attn` computes any phase."""
-        return any(self.engine.get(name) == SAGE for name in _BACKEND_ARGUMENTS)
+        return any(self.engine.get(name) == SAGE for name in BACKEND_ARGUMENTS)
 
     @property
     def sage_prefill(self) -> bool:
@@ -108,12 +113,12 @@ class ArmOptions(BaseModel):
         """Keyword arguments for SGLang's `ServerArgs` on `device` ("cuda", "cpu")."""
         values = dict(_COMMON, model_path=self.model, device=device)
         if device == "cpu":
-            values["disable_cuda_graph"] = True
+            values |= _CPU
         if self.mode == "fidelity":
             values |= _FIDELITY
         if self.max_length is not None:
             values["context_length"] = self.max_length + RESERVED_TOKENS
-        if self.mode == "fidelity" and self.max_length is not None:
+        if device != "cpu" and self.mode == "fidelity" and self.max_length is not None:
             # Without chunking a prompt must fit into one prefill batch.
             values["max_prefill_tokens"] = max(16_384, self.max_length + RESERVED_TOKENS)
         return values | self.engine | {"device": device}
@@ -127,18 +132,10 @@ class ArmOptions(BaseModel):
         return variables
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"`, or nothing where no known name is near."""
-    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
 def _reject_unknown(engine: Mapping[str, Any]) -> None:
-    import dataclasses
+    from sage_eval.seams import server_arguments
 
-    from sglang.srt.server_args import ServerArgs
-
-    known = [field.name for field in dataclasses.fields(ServerArgs)]
+    known = server_arguments()
     for name in engine:
         if name not in known:
             candidates = [*known, *AttentionSettings.model_fields, "mode", "max_length", "order_seed"]

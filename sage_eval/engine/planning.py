@@ -1,13 +1,15 @@
 """Fewer, better ordered engine requests for the same answers. Pure functions on token ids."""
 
 import json
-from collections.abc import Callable, Sequence
-from typing import overload
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sage_eval.engine.requests import GenerateRequest, Group, Payload, ScoreRequest
+from sage_eval.errors import UsageError
 
 
 class Payloads(Sequence[Payload]):
@@ -19,17 +21,29 @@ class Payloads(Sequence[Payload]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> Payload: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Payloads": ...
-    def __getitem__(self, index: int | slice) -> "Payload | Payloads":
-        places = self._places[index]
-        return self._make(places) if isinstance(places, int) else Payloads(self._make, places)
+    def __getitem__(self, index: Any) -> Any:
+        return self._make(self._places[index])
 
     def at(self, order: Sequence[int]) -> "Payloads":
         """Those at the places `order`, in that order."""
         return Payloads(self.__getitem__, order)
+
+
+def check_tokens(prompts: Iterable[Sequence[int]], vocabulary: int | None) -> None:
+    """Raise `UsageError`, with the request's number, for ids that the model's embedding does not have.
+
+    SGLang's scheduler would die of them. `vocabulary` None: its size is not known.
+    """
+    for index, prompt in enumerate(prompts):
+        try:
+            ids = array("q", prompt)
+        except (TypeError, OverflowError) as error:
+            raise UsageError(f"request {index}: token ids must be whole numbers ({error})") from None
+        if not ids:
+            raise UsageError(f"request {index}: a prompt needs at least one token")
+        if min(ids) < 0 or (vocabulary is not None and max(ids) >= vocabulary):
+            wrong = min(ids) if min(ids) < 0 else max(ids)
+            raise UsageError(f"request {index}: the model has no token {wrong}; its vocabulary has {vocabulary}")
 
 
 class Groups(Sequence[Group]):
@@ -46,13 +60,7 @@ class Groups(Sequence[Group]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    @overload
-    def __getitem__(self, index: int) -> Group: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Group]: ...
-    def __getitem__(self, index: int | slice) -> Group | list[Group]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
+    def __getitem__(self, index: Any) -> Any:
         members = self.members(range(len(self))[index])
         requests = [self._requests[member] for member in members]
         prompt = requests[0].context + requests[0].continuation[:-1]
@@ -76,7 +84,7 @@ def group_scores(requests: Sequence[ScoreRequest], *, share_prefixes: bool) -> G
     owners = np.empty(len(requests), np.int64)
     for index, request in enumerate(requests):
         if not request.context or not request.continuation:
-            raise ValueError(f"score request {index}: context and continuation need at least one token each")
+            raise UsageError(f"score request {index}: context and continuation need at least one token each")
         owners[index] = numbers.setdefault(request.context + request.continuation[:-1], len(numbers))
     prompts = sorted(numbers, key=None if share_prefixes else lambda prompt: (-len(prompt), prompt))
     ranks = np.empty(len(numbers), np.int64)

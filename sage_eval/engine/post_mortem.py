@@ -11,11 +11,13 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any
 
+from sage_eval import errors
 from sage_eval.engine import host
-from sage_eval.errors import EngineError
+from sage_eval.errors import EngineError, SageEvalError
 
 _POLL_SECONDS = 0.5
 _DYING_SECONDS = 5
+_OURS = {name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, SageEvalError)}
 _EXCEPTION = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt))(?:: (.*))?$")
 
 
@@ -52,13 +54,10 @@ class Watch:
                 self._suspect.clear()  # it was another engine's
                 return
             time.sleep(0.1)
-        raise self._post_mortem()
-
-    def _post_mortem(self) -> EngineError:
         reason = self._last_error() or "no error in its log; the kernel may have killed it for memory (see dmesg)"
         error = EngineError(f"SGLang's scheduler died: {reason}")
         error.add_note("\n".join(self._log.read_text(errors="replace").splitlines()[-20:]))
-        return error
+        raise error
 
     def _last_error(self) -> str | None:
         return last_error(self._log.read_text(errors="replace"))
@@ -69,7 +68,7 @@ def last_error(log: str) -> str | None:
     for line in reversed(log.splitlines()):
         if match := _EXCEPTION.match(line.strip()):
             name, text = match.groups()
-            return text if name == "UsageError" and text else line.strip()
+            return text if name in _OURS and text else line.strip()
     return None
 
 

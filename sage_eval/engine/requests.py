@@ -103,7 +103,7 @@ class Group:
             raise EngineError(
                 f"SGLang's reply to a prompt of {len(self.prompt)} tokens lacks logprobs ({error!r})"
             ) from error
-        if not all(_finite(value) for value in (*values, *best)):
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in (*values, *best)):
             raise EngineError(
                 f"SGLang returned NaN or missing logprobs for a prompt of {len(self.prompt)} tokens: the attention "
                 "backend or the model's dtype is broken here; try another attention_backend or dtype"
@@ -111,10 +111,6 @@ class Group:
         # Both come from one tensor, so the most probable token compares equal to itself, ties included.
         is_greedy = all(value >= top for value, top in zip(values, best, strict=True)) if greedy else None
         return Score(tuple(values), is_greedy, lists)
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _tail(entries: Sequence[Any] | None, count: int) -> Sequence[Any]:

@@ -28,7 +28,7 @@ def read_and_reset(scheduler: Any) -> dict[str, int]:
         "kv_tokens": int(scheduler.max_total_num_tokens),
     }
     if not torch.cuda.is_available():
-        return found | _resident()
+        return found | resident()
     torch.cuda.synchronize()
     found |= {
         "allocated": torch.cuda.memory_allocated(),
@@ -40,7 +40,7 @@ def read_and_reset(scheduler: Any) -> dict[str, int]:
     return found
 
 
-def _resident() -> dict[str, int]:
+def resident() -> dict[str, int]:
     """Resident bytes of this process by Linux's count, now and at the peak, which is reset where that is allowed."""
     lines = Path("/proc/self/status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM")))

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-MANAGER = "sglang.srt.managers.scheduler_components.profiler_manager.SchedulerProfilerManager"
 SERVED, EAGER = "sage_eval_served", "sage_eval_eager"
 """Labels (`profile_prefix` of SGLang's request): as the engine serves, or without CUDA graphs."""
 ATTENTION, LINEAR = "sage_eval.attention", "sage_eval.linear"
@@ -50,7 +49,7 @@ def marks(*, eager: bool = False) -> Iterator[None]:
                 stack.enter_context(_replaced(layer, "forward", functools.partial(_ranged, label)))
         if eager:
             for runner in _family(*_GRAPHS, "can_run_graph"):
-                stack.enter_context(_replaced(runner, "can_run_graph", _never))
+                stack.enter_context(_replaced(runner, "can_run_graph", lambda _original: lambda *_: False))
         yield
 
 
@@ -81,13 +80,5 @@ def _ranged(label: str, original: Callable[..., Any]) -> Callable[..., Any]:
     def method(*args: Any, **kwargs: Any) -> Any:
         with record_function(label):
             return original(*args, **kwargs)
-
-    return method
-
-
-def _never(original: Callable[..., bool]) -> Callable[..., bool]:
-    @functools.wraps(original)
-    def method(*_: Any, **__: Any) -> bool:
-        return False
 
     return method

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from sage_eval.engine.arm import Arm
-from sage_eval.engine.options import ArmOptions
+from sage_eval.engine.options import BACKEND_ARGUMENTS, ArmOptions
 from sage_eval.engine.requests import Payload, Reply
 from sage_eval.errors import EngineError, PrerequisiteError, UsageError
 
@@ -21,25 +21,24 @@ _CONTROL = httpx.Timeout(300.0, connect=10.0)  # answered between two steps of t
 class ServerEngine:
     """Talks to `python -m sglang.launch_server …` or `sglang serve …` at `url`. Leaves it running when closed."""
 
-    def __init__(self, url: str, *, api_key: str | None = None) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    def __init__(self, url: str) -> None:
         limits = httpx.Limits(max_connections=CONNECTIONS)
         self._url = url.rstrip("/")
-        self._client = httpx.Client(base_url=self._url, timeout=_TIMEOUT, headers=headers, limits=limits)
+        self._client = httpx.Client(base_url=self._url, timeout=_TIMEOUT, limits=limits)
 
     def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
         """Serve `batch`; yields (index in the batch, reply) as replies arrive."""
         pool = ThreadPoolExecutor(CONNECTIONS)
         waiting = iter(enumerate(batch))
-        work: dict[Future[Reply], int] = {}
+        work: dict[Future[httpx.Response], int] = {}
         try:
             while True:
                 for index, payload in islice(waiting, 2 * CONNECTIONS - len(work)):
-                    work[pool.submit(self._generate, payload)] = index
+                    work[pool.submit(self._request, "POST", "/generate", json=payload)] = index
                 if not work:
                     return
                 for done in wait(work, return_when=FIRST_COMPLETED).done:
-                    yield work.pop(done), done.result()
+                    yield work.pop(done), done.result().json()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -59,10 +58,6 @@ class ServerEngine:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
-
-    def _generate(self, payload: Payload) -> Reply:
-        reply: Reply = self._request("POST", "/generate", json=payload).json()
-        return reply
 
     def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
         try:
@@ -95,11 +90,10 @@ def open_server(options: ArmOptions, url: str) -> Arm:
     engine = ServerEngine(url)
     try:
         info = engine.info()
-        backends = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
         fresh = info.get("disable_radix_cache") and info.get("chunked_prefill_size") in (None, -1)
         served = options.model_copy(
             update={
-                "engine": {name: info[name] for name in backends if info.get(name)},
+                "engine": {name: info[name] for name in BACKEND_ARGUMENTS if info.get(name)},
                 "mode": "fidelity" if fresh else "throughput",
             }
         )

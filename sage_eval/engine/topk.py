@@ -5,7 +5,7 @@ three processes. Its flat form (`return_flat_raw_top_logprobs`, 0.5.17 and later
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -40,15 +40,11 @@ class TopK:
         shape = meta["input_top_logprobs_shape"]
         if shape[0] < inside:
             raise IndexError(f"top-k lists of {inside} positions expected, {shape[0]} returned")
-        within = [_array(meta[f"input_top_logprobs_{name}_flat_b64"], kind, shape) for name, kind in _PARTS]
+        within = [
+            np.frombuffer(base64.b64decode(meta[f"input_top_logprobs_{name}_flat_b64"]), kind).reshape(shape)
+            for name, kind in (("idx", "<i4"), ("val", "<f4"))
+        ]
         return cls(np.concatenate([within[0][-inside:], ids]), np.concatenate([within[1][-inside:], logprobs]))
-
-
-_PARTS = (("idx", "<i4"), ("val", "<f4"))
-
-
-def _array(text: str, kind: str, shape: Sequence[int]) -> npt.NDArray[Any]:
-    return np.frombuffer(base64.b64decode(text), dtype=kind).reshape(shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -33,6 +33,10 @@ class SageCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
     def get_default_attention_backend(self) -> str:
         return "torch_native"
 
+    def get_device(self, device_id: int | None = None) -> torch.device:
+        """The CPU. Without an id SGLang asks for the device's name, as for its own platforms, and splits it."""
+        return "cpu" if device_id is None else torch.device("cpu")  # type: ignore[return-value]
+
     def get_dispatch_key_name(self) -> str:
         return "native"
 

@@ -2,19 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from sage_eval.report.tables import Table
-from sage_eval.report.verdict import p_value
-from sage_eval.runs.comparison import Comparison
-from sage_eval.runs.doses import Dose
-from sage_eval.runs.verdicts import Control, TaskVerdict
+from sage_eval.render.table import MISSING, Table, markdown
+from sage_eval.report.verdict import by_candidate, p_value
+from sage_eval.store.comparison import Comparison, Control, Dose, TaskVerdict
 
 if TYPE_CHECKING:
     from sage_eval.calibrate.stress import Doses
 
 SEEN = (
-    "The candidate, damaged on purpose, against the baseline; in brackets p of no difference. Bold: seen, that is "
-    "significant after Bonferroni's correction over these arms, at least the margin, and beyond the candidate. A task "
-    "that sees none of them can show no loss; one that sees only the coarsest is a blunt instrument."
+    "The candidate, damaged on purpose, against the baseline; in brackets p of no difference. Bold: seen, that is a "
+    "significant loss (p < 0.05) beyond the candidate's; doses count from the strongest down to the first that is not. "
+    "A task that sees none of them can show no loss; one whose smallest damage seen is above two margins is a blunt "
+    "instrument."
 )
 STRESS = (
     "×: outlier stress. Each such arm runs on a checkpoint that computes the same function bit for bit (a pair of K's "
@@ -24,7 +23,7 @@ STRESS = (
 
 
 def table(comparison: Comparison) -> Table | None:
-    """A row a judged task, a column a damaged arm; None where no such arm ran."""
+    """One row per judged task, one column per damaged arm; None where no such arm ran."""
     tasks = [task for task in comparison.verdict.tasks if task.doses or task.controls] if comparison.verdict else []
     if not tasks:
         return None
@@ -32,7 +31,8 @@ def table(comparison: Comparison) -> Table | None:
     doses = sorted({dose.dose for task in tasks for dose in task.doses})
     header = ("task", "metric", *controls, *(f"× {dose}" for dose in doses), *(["detection limit"] if doses else []))
     rows = [_row(task, controls, doses) for task in tasks]
-    return Table("Damaged arms: what the tasks can see", header, rows, [SEEN, *([STRESS] if doses else [])], names=2)
+    notes = [SEEN, *([STRESS] if doses else [])]
+    return by_candidate(Table("Damaged arms: what the tasks can see", header, rows, notes, names=2), tasks)
 
 
 def _row(task: TaskVerdict, controls: list[str], doses: list[int]) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ def _row(task: TaskVerdict, controls: list[str], doses: list[int]) -> tuple[str,
 
 def _cell(task: TaskVerdict, arm: Control | Dose | None) -> str:
     if arm is None:
-        return "–"
+        return MISSING
     difference = arm.difference
     error = "" if difference.se is None else f" ± {task.scale * difference.se:.2g}"
     value = f"{task.scale * difference.value:+.3g}{error} {task.unit}".rstrip()
@@ -56,23 +56,20 @@ def _cell(task: TaskVerdict, arm: Control | Dose | None) -> str:
 
 def definition(doses: "Doses") -> str:
     """The definition's errors by scale as a Markdown table, for `sage-eval stress`."""
-    lines = [
-        "| scale | error, K smoothed: mean | max | × of scale 1 | error, not smoothed: mean | max |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    header = ("scale", "error, K smoothed: mean", "max", "× of scale 1", "error, not smoothed: mean", "max")
+    rows = []
     for dose in doses.doses:
-        mean, worst = (sum(dose.smoothed) / len(dose.smoothed), max(dose.smoothed))
-        rough = f"{sum(dose.unsmoothed) / len(dose.unsmoothed):.4f} | {max(dose.unsmoothed):.4f}"
+        smoothed, rough = dose.smoothed, dose.unsmoothed
         mark = " (reference)" if dose.scale == doses.reference_scale else ""
-        lines.append(f"| {dose.scale:g}{mark} | {mean:.4f} | {worst:.4f} | {doses.rise(dose.scale):.1f} | {rough} |")
+        rows.append((
+            f"{dose.scale:g}{mark}", f"{sum(smoothed) / len(smoothed):.4f}", f"{max(smoothed):.4f}",
+            f"{doses.rise(dose.scale):.1f}", f"{sum(rough) / len(rough):.4f}", f"{max(rough):.4f}",
+        ))  # fmt: skip
     flat = [value for layer in doses.dominance for value in layer]
-    return "\n".join(
-        (
-            *lines,
-            "",
-            "Relative L2 error of SageAttention (int8-fp16) against exact attention on the same Q, K and V, mean and",
-            f"max over the layers. Text: {doses.text}.",
-            f"R of the chosen pair over the largest of the others: {min(flat):.2f} to {max(flat):.2f}; the reference",
-            f"is the smallest power of two that makes it 16 everywhere: {doses.reference_scale:g}.",
-        )
+    return (
+        markdown(Table("", header, rows))
+        + "\nRelative L2 error of SageAttention (int8-fp16) against exact attention on the same Q, K and V, mean and\n"
+        f"max over the layers. Text: {doses.text}.\n"
+        f"R of the chosen pair over the largest of the others: {min(flat):.2f} to {max(flat):.2f}; the reference\n"
+        f"is the smallest power of two that makes it 16 everywhere: {doses.reference_scale:g}."
     )

@@ -1,10 +1,9 @@
-"""Token-level fidelity as a table: how far each arm's next-token distributions are from the baseline's."""
+"""Token-level fidelity as one table: how far each arm's next-token distributions are from the baseline's."""
 
-from dataclasses import replace
-
-from sage_eval.report.tables import Table
-from sage_eval.runs.fidelity import FidelityRecord, TaskFidelity
+from sage_eval.measure.fidelity import band_name
+from sage_eval.render.table import MISSING, Table
 from sage_eval.statistics.estimate import Estimate
+from sage_eval.store.fidelity import FidelityRecord, TaskFidelity
 
 HEADER = (
     "task", "arm", "role", "mean KLD ± SE", "99.9 % KLD", "median KLD", "same top", "mean Δp", "RMS Δp",
@@ -13,7 +12,7 @@ HEADER = (
 
 
 def table(record: FidelityRecord | None) -> Table | None:
-    """A row a task and arm, the candidate's first; None where nothing was measured."""
+    """One row per task and arm, the candidate's first; None where nothing was measured."""
     if record is None or not record.tasks:
         return None
     names = list(dict.fromkeys(task.task for task in record.tasks))
@@ -30,16 +29,29 @@ def table(record: FidelityRecord | None) -> Table | None:
         )
     if few := list(dict.fromkeys(task.task for task in rows if task.statistics.kld.se is None)):
         notes.append(f"{', '.join(few)}: too few documents for a standard error")
-    return Table(f"Token-level fidelity against {record.baseline}", HEADER, list(map(_row, rows)), notes, names=3)
+    title = f"Token-level fidelity against {record.baseline}"
+    return Table(title, HEADER, list(map(_row, rows)), notes, names=3, wide=("role", "median KLD", "mean Δp"))
 
 
-def narrow(full: Table) -> Table:
-    """The table without the columns that a terminal has no room for: the role, the median and the mean Δp."""
-    dropped = {HEADER.index(name) for name in ("role", "median KLD", "mean Δp")}
-    header, *rows = (
-        tuple(cell for place, cell in enumerate(row) if place not in dropped) for row in (full.header, *full.rows)
-    )
-    return replace(full, header=header, rows=rows, names=2)
+def by_context(record: FidelityRecord) -> Table | None:
+    """KL divergence by tokens of context, one row per task and arm; None where no text is longer than one band."""
+    found = [task for task in record.tasks if task.kl_by_position]
+    bands = sorted({(band.low, band.high) for task in found for band in task.kl_by_position})
+    if len(bands) < 2:
+        return None
+    rows = []
+    for task in found:
+        cells = {band.low: _band(band.difference) for band in task.kl_by_position}
+        rows.append((task.task, task.arm, *(cells.get(low, MISSING) for low, _ in bands)))
+    header = ("task", "arm", *(band_name(low, high) for low, high in bands))
+    notes = ["mean KLD in nats with its 95 % interval, clustered by document"]
+    return Table("KL divergence by tokens of context", header, rows, notes, names=2)
+
+
+def _band(estimate: Estimate) -> str:
+    if estimate.value == 0 or estimate.low is None or estimate.high is None:
+        return _kld(estimate)
+    return f"{estimate.value:.2e} [{estimate.low:.2e}, {estimate.high:.2e}]"
 
 
 def _row(task: TaskFidelity) -> tuple[str, ...]:

@@ -33,11 +33,6 @@ class Changes:
     changed: int
     changed_near_tie: int
 
-    @property
-    def changed_real(self) -> int:
-        """Changed answers whose lead in the baseline was at least the near-tie margin."""
-        return self.changed - self.changed_near_tie
-
 
 def answer_changes(
     base_answer: npt.ArrayLike,

@@ -18,6 +18,8 @@ from scipy import stats
 
 from .estimate import MIN_UNITS, Estimate
 from .proportions import tango_interval, tango_statistic
+from .sequential import nominal, overall
+from .studentised import mirrored, reach, tail
 
 POWER = 0.80
 
@@ -43,11 +45,49 @@ def at_level(estimate: Estimate, level: float) -> Estimate:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     if estimate.se is None:
         return replace(estimate, level=level)
+    used = level if estimate.looks is None else 1 - 2 * nominal((1 - level) / 2, estimate.looks)
     if estimate.counts is not None:
-        low, high = tango_interval(*estimate.counts, level)
+        low, high = tango_interval(*estimate.counts, used)
         return replace(estimate, low=float(low), high=float(high), level=level)
-    reach = float(stats.t.ppf((1 + level) / 2, _df(estimate))) * estimate.se
-    return replace(estimate, low=estimate.value - reach, high=estimate.value + reach, level=level)
+    down, up = (errors * estimate.se for errors in reach(used, _df(estimate), estimate.resampled))
+    return replace(estimate, low=estimate.value - down, high=estimate.value + up, level=level)
+
+
+def p_above(estimate: Estimate, edge: float) -> float | None:
+    """One-sided p-value of "the true value is `edge` or less"; None where the estimate has no interval."""
+    if estimate.se is None:
+        return None
+    if estimate.counts is not None:
+        p = float(stats.norm.sf(tango_statistic(*estimate.counts, edge)))
+    elif estimate.se == 0:
+        p = float(estimate.value <= edge)
+    else:
+        p = tail((estimate.value - edge) / estimate.se, _df(estimate), estimate.resampled)
+    return p if estimate.looks is None else overall(p, estimate.looks)
+
+
+def at_look(estimate: Estimate, shares: tuple[float, ...]) -> Estimate:
+    """The estimate with the interval and the p-value that hold over all looks so far; as it is after a single one.
+
+    `shares` of the items at each look, this one's last: see `sequential`.
+    """
+    if estimate.se is None or shares == (1.0,) or (estimate.df is None and estimate.counts is None):
+        return estimate
+    looked = at_level(replace(estimate, looks=shares, method=f"{estimate.method}, repeated"), estimate.level)
+    return replace(looked, p=None if estimate.p is None else min(1.0, 2 * overall(estimate.p / 2, shares)))
+
+
+def p_below(estimate: Estimate, edge: float) -> float | None:
+    """One-sided p-value of "the true value is `edge` or more"; None where the estimate has no interval."""
+    return p_above(mirrored_estimate(estimate), -edge)
+
+
+def mirrored_estimate(estimate: Estimate) -> Estimate:
+    """The estimate of the negative value."""
+    low, high = (None if end is None else -end for end in (estimate.high, estimate.low))
+    counts = estimate.counts and (estimate.counts[1], estimate.counts[0], estimate.counts[2])
+    resampled = mirrored(estimate.resampled)
+    return replace(estimate, value=-estimate.value, low=low, high=high, counts=counts, resampled=resampled)
 
 
 def equivalence(estimate: Estimate, margin: float, alpha: float = 0.05) -> Equivalence:
@@ -57,17 +97,9 @@ def equivalence(estimate: Estimate, margin: float, alpha: float = 0.05) -> Equiv
     """
     if not margin > 0:
         raise ValueError(f"margin must be positive, got {margin}")
-    interval = at_level(estimate, 1 - 2 * alpha)
-    if estimate.se is None:
-        return Equivalence(margin, alpha, None, interval)
-    if estimate.counts is not None:
-        above, below = (float(tango_statistic(*estimate.counts, edge)) for edge in (-margin, margin))
-        p = max(float(stats.norm.sf(above)), float(stats.norm.cdf(below)))
-    elif estimate.se == 0:
-        p = 0.0 if abs(estimate.value) < margin else 1.0
-    else:
-        p = float(stats.t.sf((margin - abs(estimate.value)) / estimate.se, _df(estimate)))
-    return Equivalence(margin, alpha, p, interval)
+    sides = p_above(estimate, -margin), p_below(estimate, margin)
+    p = None if None in sides else max(side for side in sides if side is not None)
+    return Equivalence(margin, alpha, p, at_level(estimate, 1 - 2 * alpha))
 
 
 def minimum_detectable_effect(estimate: Estimate, alpha: float = 0.05, power: float = POWER) -> float | None:
@@ -79,6 +111,14 @@ def minimum_detectable_effect(estimate: Estimate, alpha: float = 0.05, power: fl
     if estimate.se is None:
         return None
     return (_z(1 - alpha / 2) + _z(power)) * _planning_se(estimate)
+
+
+def smallest_margin(n: int, flip_rate: float, alpha: float = 0.05, power: float = POWER) -> float:
+    """The smallest margin of accuracy, 0…1, that n items can settle where equal arms differ in `flip_rate` of answers.
+
+    (z_{1−α} + z_{(1+power)/2}) · √(flip_rate/n), of TOST with this power (Chow, Shao & Wang 2008 §3.2).
+    """
+    return (_z(1 - alpha) + _z((1 + power) / 2)) * math.sqrt(flip_rate / n)
 
 
 def items_to_settle(

@@ -2,22 +2,24 @@
 
 Means, differences of paired means and ratios of sums are all ratios R = Σy / Σx. Taylor linearisation turns each into
 residuals r = y − R·x whose totals over independent units (items, or documents) carry the whole variance; strata are
-fixed, so only the spread within them counts. One formula, checked in the tests against statsmodels.
+fixed, so only the spread within them counts. One formula, checked in the tests against statsmodels. What is estimated
+is the value on new documents of this kind, not on this fixed set.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+
+from .studentised import Quantiles, mirrored, quantiles, reach, tail
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 
 MIN_UNITS = 30
-"""Fewer independent units (items, or clusters where given) get a value but neither standard error nor interval."""
+"""Fewer independent units of one size (items, or clusters) get a value but neither standard error nor interval."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class Estimate:
     `se`, `low` and `high` are None where no honest interval exists; `method` then begins with "too few".
     `units` counts what is independent (items, or clusters), `p` is the two-sided p-value of "the true value is zero".
     `df` (Student's t) or `counts` (effective numbers gained, lost and n of a score interval) let the same evidence be
-    read at another level without its data: see `equivalence.at_level`.
+    read at another level without its data: see `equivalence.at_level`; `resampled` are the bootstrap-t's quantiles.
+    `effective` counts equal units worth as much as those there are, `largest` is the largest one's share. `looks` are
+    the shares of the items at which one looked, where that was more than once: see `sequential`.
     """
 
     value: float
@@ -41,19 +45,10 @@ class Estimate:
     p: float | None = None
     df: float | None = None
     counts: tuple[float, float, float] | None = None
-
-    @property
-    def half_width(self) -> float | None:
-        """Half the interval's length, None without one."""
-        return None if self.low is None or self.high is None else (self.high - self.low) / 2
-
-    def excludes(self, value: float) -> bool:
-        """Whether the interval exists and leaves `value` out."""
-        return self.low is not None and self.high is not None and not self.low <= value <= self.high
-
-    def within(self, margin: float) -> bool:
-        """Whether the interval exists and lies strictly inside ±margin."""
-        return self.low is not None and self.high is not None and -margin < self.low and self.high < margin
+    effective: float | None = None
+    largest: float | None = None
+    resampled: Quantiles | None = None
+    looks: tuple[float, ...] | None = None
 
 
 def column(values: npt.ArrayLike, name: str) -> Floats:
@@ -85,46 +80,82 @@ def codes(labels: npt.ArrayLike) -> tuple[Codes, int]:
     return inverse, len(seen)
 
 
-def linearised_variance(
-    residuals: Floats, total: float, clusters: npt.ArrayLike | None, strata: npt.ArrayLike | None
-) -> tuple[float, float, int]:
-    """Variance of R = Σy/Σx from residuals r = y − R·x, [n], and total = Σx; degrees of freedom; number of units.
+@dataclass(frozen=True)
+class Linearised:
+    """Variance and degrees of freedom of a ratio; its units, what they are worth, the largest one's share."""
 
-    V = Σ_h C_h/(C_h − 1) · Σ_{c∈h} (t_c − t̄_h)² / (Σx)², t_c the residual total of unit c, h the strata. Without strata
-    and clusters this is s²/n; with clusters it is Miller's clustered error (arXiv:2411.00640 eq. 4) with the usual
-    C/(C − 1) correction; in general the "ultimate cluster" estimator (Särndal et al. 1992 §5.6; Binder 1983). Strata of
-    a single unit cannot show their spread and are pooled. ValueError where a cluster lies in two strata.
+    variance: float
+    df: float
+    units: int
+    effective: float
+    largest: float
+    resampled: Quantiles | None = None
+
+
+def linearised(
+    residuals: Floats,
+    x: Floats,
+    clusters: npt.ArrayLike | None = None,
+    strata: npt.ArrayLike | None = None,
+    *,
+    resample: bool = False,
+) -> Linearised:
+    """The variance of R = Σy/Σx from residuals r = y − R·x and x, both [n].
+
+    V = Σ_c u_c² / (1 − h_c) / (Σx)², where u_c is the residual total of unit c less its share h_c of its stratum's
+    total, and h_c its share of the stratum's x: CR2 (Bell & McCaffrey, Survey Methodology 28:169, 2002), unbiased
+    where the residuals' variance grows with x. Units of one size make it C/(C − 1) times the sum of squares, and
+    single items s²/n. The degrees of freedom are Bell and McCaffrey's, (Σλ)²/Σλ², C − 1 for units of one size.
+    `effective` counts equal units worth as much (Kish 1965, (Σx_c)²/Σx_c²). Strata of a single unit cannot show their
+    spread and are pooled. With `resample` the bootstrap-t's quantiles too, where there are no strata. ValueError where
+    a cluster lies in two.
     """
-    totals, units = residuals, residuals.size
+    totals, sizes, units = residuals, x, residuals.size
     group, groups = (np.zeros(units, np.int64), 1) if strata is None else codes(strata)
     if clusters is not None:
         cluster, units = codes(clusters)
-        totals = np.bincount(cluster, residuals, minlength=units).astype(np.float64)
+        totals, sizes = (np.bincount(cluster, values, minlength=units).astype(np.float64) for values in (residuals, x))
         unit_group = np.zeros(units, np.int64)
         unit_group[cluster] = group
         if not np.array_equal(unit_group[cluster], group):
             raise ValueError("clusters: a cluster lies in more than one stratum; drop the strata or split the cluster")
         group = unit_group
-    size = np.bincount(group, minlength=groups)
-    if groups > 1 and (size == 1).any():
-        home = groups if (size == 1).sum() > 1 else int(size.argmax())
-        group = np.where(size[group] == 1, home, group)
+    count = np.bincount(group, minlength=groups)
+    if groups > 1 and (count == 1).any():
+        home = groups if (count == 1).sum() > 1 else int(count.argmax())
+        group = np.where(count[group] == 1, home, group)
         groups += 1
-        size = np.bincount(group, minlength=groups)
-    usable = size > 1
-    mean = np.divide(np.bincount(group, totals, minlength=groups), size, out=np.zeros(groups), where=size > 0)
-    spread = np.bincount(group, (totals - mean[group]) ** 2, minlength=groups)
-    variance = float((spread[usable] * size[usable] / (size[usable] - 1)).sum()) / total**2
-    return variance, float((size[usable] - 1).sum()), int(units)
+    whole, residue = (np.bincount(group, values, minlength=groups) for values in (sizes, totals))
+    share = np.divide(sizes, whole[group], out=np.zeros(units), where=whole[group] > 0)
+    rest = np.maximum(1 - share, 1e-12)
+    own = (totals - share * residue[group]) ** 2 / rest
+    # A unit that is all of its stratum shows no spread.
+    variance = float(own[share < 1 - 1e-12].sum()) / float(sizes.sum()) ** 2
+    cross = np.where(share < 1 - 1e-12, share**2 / rest, 0.0)
+    sums, squares, leverage = (np.bincount(group, v, minlength=groups) for v in (cross, cross**2, share**2))
+    df = float(whole.sum()) ** 2 / float((whole**2 * (leverage + sums**2 - squares)).sum())
+    effective = float(sizes.sum()) ** 2 / float((sizes**2).sum())
+    found = Linearised(variance, df, int(units), effective, float(sizes.max() / sizes.sum()))
+    if not resample or strata is not None or effective < MIN_UNITS:
+        return found
+    return replace(found, resampled=quantiles(totals, sizes, float(np.sqrt(variance))))
 
 
-def t_interval(value: float, variance: float, df: float, units: int, n: int, level: float, method: str) -> Estimate:
-    """Student's t interval around `value`; only the value where the units are fewer than `MIN_UNITS`."""
+def t_interval(value: float, found: Linearised, n: int, level: float, method: str) -> Estimate:
+    """The wider of Student's t and the bootstrap-t around `value`; only the value under `MIN_UNITS` effective units."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
-    if units < MIN_UNITS:
-        return Estimate(value, None, None, None, n, f"too few ({units} independent units)", level, units)
-    se = float(np.sqrt(variance))
-    reach = float(stats.t.ppf((1 + level) / 2, df)) * se
-    p = 2 * float(stats.t.sf(abs(value) / se, df)) if se > 0 else (1.0 if value == 0 else 0.0)
-    return Estimate(value, se, value - reach, value + reach, n, method, level, units, p, df)
+    estimate = Estimate(
+        value, None, None, None, n, method, level, found.units, effective=found.effective, largest=found.largest
+    )
+    if found.effective < MIN_UNITS - 1e-9:
+        worth = "" if round(found.effective) == found.units else f" worth {found.effective:.1f}"
+        return replace(estimate, method=f"too few ({found.units} independent units{worth})")
+    se = float(np.sqrt(found.variance))
+    down, up = reach(level, found.df, found.resampled)
+    p = float(value == 0)
+    if se > 0:
+        p = min(1.0, 2 * tail(abs(value) / se, found.df, found.resampled if value > 0 else mirrored(found.resampled)))
+    return replace(
+        estimate, se=se, low=value - down * se, high=value + up * se, p=p, df=found.df, resampled=found.resampled
+    )

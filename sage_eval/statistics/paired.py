@@ -16,19 +16,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from .estimate import Estimate, Floats, column, linearised_variance, same_length, t_interval
+from .estimate import Estimate, Floats, column, linearised, same_length, t_interval
 from .proportions import Flips, flips, mcnemar_exact, tango_interval, wilson
 
-__all__ = [
-    "Estimate",
-    "Flips",
-    "flips",
-    "mean",
-    "paired_difference",
-    "paired_ratio_difference",
-    "ratio_of_sums",
-    "recovery",
-]
+__all__ = ["Estimate", "Flips", "flips", "mean", "paired_difference", "paired_ratio_difference", "ratio_of_sums"]
 
 Labels = npt.ArrayLike | None
 
@@ -50,10 +41,16 @@ def _is_binary(values: Floats) -> bool:
     return bool(((values == 0) | (values == 1)).all())
 
 
-def _design_effect(variance: float, simple: float) -> float:
+def _design_effect(plain: Estimate, simple: float, clusters: Labels) -> float:
     # flips that cancel within every cluster, or fill a stratum, leave no spread: no evidence that D is near 0
-    effect = variance / simple if simple > 0 else 1.0
-    return 1.0 if effect < 1e-9 else max(effect, SMALLEST_EFFECT)
+    effect = (plain.se or 0.0) ** 2 / simple if simple > 0 else 1.0
+    effect = 1.0 if effect < 1e-9 else max(effect, SMALLEST_EFFECT)
+    if clusters is None or plain.df is None:
+        return effect
+    # Few clusters know their own spread badly: as Student's t is wider than the normal (Korn & Graubard 1998).
+    from scipy import stats
+
+    return effect * float(stats.t.ppf(0.975, plain.df) / stats.norm.ppf(0.975)) ** 2
 
 
 def _ratio(y: Floats, x: Floats, clusters: Labels, strata: Labels, level: float, method: str) -> Estimate:
@@ -62,8 +59,9 @@ def _ratio(y: Floats, x: Floats, clusters: Labels, strata: Labels, level: float,
     if total <= 0 or (x < 0).any():
         raise ValueError("denominator: want values of at least zero whose sum is positive")
     value = float(y.sum()) / total
-    variance, df, units = linearised_variance(y - value * x, total, clusters, strata)
-    return t_interval(value, variance, df, units, y.size, level, _name(method, clusters, strata))
+    binary = _is_binary(np.abs(y)) and bool((x == 1).all())  # which get score intervals
+    found = linearised(y - value * x, x, clusters, strata, resample=not binary)
+    return t_interval(value, found, y.size, level, _name(method, clusters, strata))
 
 
 def mean(x: npt.ArrayLike, *, clusters: Labels = None, strata: Labels = None, level: float = 0.95) -> Estimate:
@@ -76,9 +74,10 @@ def mean(x: npt.ArrayLike, *, clusters: Labels = None, strata: Labels = None, le
     if plain.se is None or not _is_binary(values):
         return plain
     simple = plain.value * (1 - plain.value) / (plain.n - 1)
-    size = plain.n / _design_effect(plain.se**2, simple)
+    size = plain.n / _design_effect(plain, simple, clusters)
     low, high = wilson(plain.value * size, size, level)
-    return replace(plain, low=low, high=high, p=None, df=None, method=_name("Wilson score", clusters, strata))
+    method = _name("Wilson score", clusters, strata)
+    return replace(plain, low=low, high=high, p=None, df=None, resampled=None, method=method)
 
 
 def paired_difference(
@@ -92,8 +91,8 @@ def paired_difference(
     """Mean of candidate − baseline over the same items, each [n], in their units.
 
     Where both hold only 0 and 1: Tango's score interval and the exact McNemar p-value. Clusters or strata then enter by
-    their design effect D = V/V_simple, which divides the counts of both (Rao & Scott, Biometrics 48:577, 1992). With no
-    flip at all D cannot be seen and is taken as 1.
+    their design effect D = V/V_simple, which divides the counts (Rao & Scott, Biometrics 48:577, 1992), those of the
+    exact test only where it is above 1. With no flip at all D cannot be seen and is taken as 1.
     """
     base, cand = column(baseline, "baseline"), column(candidate, "candidate")
     same_length(baseline=base, candidate=cand)
@@ -103,12 +102,13 @@ def paired_difference(
     table = flips(base, cand)
     simple = ((table.lost + table.gained) - (table.gained - table.lost) ** 2 / table.n) / (table.n * (table.n - 1))
     designed = clusters is not None or strata is not None
-    effect = _design_effect(plain.se**2, simple) if designed else 1.0
+    effect = _design_effect(plain, simple, clusters) if designed else 1.0
     counts = (table.gained / effect, table.lost / effect, table.n / effect)
     low, high = tango_interval(*counts, level)
-    p = mcnemar_exact(*counts[:2])
+    # Never more evidence than there are flips: the test would be exact no longer.
+    p = mcnemar_exact(table.lost / max(1.0, effect), table.gained / max(1.0, effect))
     method = _name("Tango score", clusters, strata)
-    return replace(plain, low=float(low), high=float(high), p=p, method=method, df=None, counts=counts)
+    return replace(plain, low=float(low), high=float(high), p=p, method=method, df=None, counts=counts, resampled=None)
 
 
 def ratio_of_sums(
@@ -139,12 +139,3 @@ def paired_ratio_difference(
     base, cand, x = column(base_num, "base_num"), column(cand_num, "cand_num"), column(denominator, "denominator")
     same_length(base_num=base, cand_num=cand, denominator=x)
     return _ratio(cand - base, x, clusters, None, level, "paired ratio t")
-
-
-def recovery(
-    baseline: npt.ArrayLike, candidate: npt.ArrayLike, *, clusters: Labels = None, level: float = 0.95
-) -> Estimate:
-    """Candidate's score as a percentage of the baseline's, each [n] and at least zero (arXiv:2411.02355 §3), paired."""
-    base, cand = column(baseline, "baseline"), column(candidate, "candidate")
-    same_length(baseline=base, candidate=cand)
-    return replace(_ratio(100 * cand, base, clusters, None, level, "ratio t"), p=None)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
 
 from .estimate import Floats, same_length
 
@@ -34,16 +33,6 @@ class Flips:
     def rate(self) -> float:
         """Share of items whose correctness changed, either way: "flips" of arXiv:2407.09141."""
         return (self.lost + self.gained) / self.n
-
-    @property
-    def lost_rate(self) -> float:
-        """Share of items that only the baseline answered."""
-        return self.lost / self.n
-
-    @property
-    def gained_rate(self) -> float:
-        """Share of items that only the candidate answered."""
-        return self.gained / self.n
 
     @property
     def difference(self) -> float:
@@ -78,6 +67,8 @@ def mcnemar_exact(lost: float, gained: float) -> float:
 
     Twice the binomial tail, written as an incomplete beta function so that effective counts are fine too.
     """
+    from scipy import special
+
     fewer, more = sorted((lost, gained))
     return min(1.0, 2 * float(special.betainc(more, fewer + 1, 0.5))) if more > 0 else 1.0
 
@@ -106,6 +97,8 @@ def tango_interval(
     All Δ with |T(Δ)| ≤ z (Tango 1998). T falls in Δ, so both ends come from bisection. At 95 % it covers 94.0 … 96.6 %
     where 5 flips or more are expected (n 100 … 14,042, up to 5 % flips), and at least 97 % below that.
     """
+    from scipy import stats
+
     b, c, size = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (gained, lost, n)))
     z = float(stats.norm.ppf((1 + level) / 2))
     point: Floats = (b - c) / size
@@ -121,6 +114,8 @@ def tango_interval(
 
 def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for one proportion (Wilson 1927); effective counts are fine."""
+    from scipy import stats
+
     z = float(stats.norm.ppf((1 + level) / 2))
     rate, shrink = successes / n, 1 + z * z / n
     middle = (rate + z * z / (2 * n)) / shrink

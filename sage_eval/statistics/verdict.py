@@ -1,22 +1,27 @@
-"""One word a task, and one for all: equivalent, worse, better, inconclusive, or not established, each with its reason.
+"""One word for each task, and one for all, each with its reason.
 
 The tests act on the paired difference candidate − baseline. "Equivalent" is a claim and needs evidence: the interval
-inside the margin, and a positive control that proves the instrument could have seen the margin. "Worse" needs no
-control: damage that is seen needs no proof that it can be seen, and a candidate below the control must not pass.
+inside the margin, and a positive control that proves the instrument could have seen damage. Losses need no control:
+damage that is seen needs no proof that it can be seen, and neither a baseline at chance nor a low coverage excuses it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
-from .equivalence import Equivalence, equivalence, holm, items_to_settle
+from .equivalence import Equivalence, equivalence, holm, items_to_settle, p_above, p_below
 from .estimate import MIN_UNITS, Estimate
 
-Kind = Literal["equivalent", "worse", "better", "inconclusive", "not established"]
-KINDS: tuple[Kind, ...] = ("equivalent", "worse", "better", "inconclusive", "not established")
+Kind = Literal["equivalent", "equivalent (blunt)", "worse", "loss found", "better", "inconclusive", "not established"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+GRAVEST_FIRST: tuple[Kind, ...] = (
+    "worse", "loss found", "not established", "inconclusive", "better", "equivalent (blunt)", "equivalent",
+)  # fmt: skip
+BLUNT = 2.0
+"""An instrument whose smallest damage seen is more than so many margins is a blunt one."""
 
 
 @dataclass(frozen=True)
@@ -40,35 +45,43 @@ METRICS: Mapping[str, Metric] = {
         Metric("accuracy", 0.005, True, "pp", 100),
         Metric("log_perplexity", 0.005, False, "nats"),
         Metric("retrieval", 0.02, True, "pp", 100),
+        Metric("kl_divergence", 0.005, False, "nats"),
     )
 }
-"""Default margins: accuracy 0.5 pp, log-perplexity 0.005 (half a percent of perplexity), retrieval 2 pp."""
+"""Default margins: accuracy 0.5 pp, log-perplexity 0.005 (half a percent of perplexity), retrieval 2 pp, KL divergence
+0.005 nats a token. On text that the baseline itself would write it is the expected loss of log-perplexity, and so has
+that margin; it is also what 6-bit weights cost (llama.cpp's q6_K of Llama 3 8B: 0.0055, q8_0: 0.0014)."""
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What is known of one task. Estimates are differences to the baseline, in the metric's own unit.
 
-    `controls` and `floor` are such differences of damaged arms, by name, and of the baseline to itself; `baseline` is
-    its own score, to be held against `chance`, the best that an answer without a look at the question can score;
-    `coverage` (0…1) is held against `required_coverage`, None outside fidelity mode.
+    `controls` are such differences of damaged arms, by name; `doses` names those of them that are one kind of damage in
+    several strengths, the strongest first. `baseline` is its own score, to be held against `chance`, the best that an
+    answer without a look at the question can score; `coverage` (0…1) against `required_coverage`, which is None outside
+    fidelity mode; `no_gain` why a significant gain is none.
     """
 
     task: str
     metric: Metric
     difference: Estimate
     controls: Mapping[str, Estimate] = field(default_factory=dict)
-    floor: Estimate | None = None
+    doses: Sequence[str] = ()
     baseline: Estimate | None = None
     chance: float | None = None
     coverage: float | None = None
     required_coverage: float | None = None
-    hashes_match: bool = True
+    no_gain: str | None = None
 
 
 @dataclass(frozen=True)
-class TaskVerdict:
-    """The verdict on one task: `p` is Holm-adjusted, `items` would settle it, `excess` is difference − floor."""
+class Judged:
+    """The verdict on one task: `p` is Holm-adjusted, `items` would settle it.
+
+    `p_beyond` is that of "the loss is no greater than the margin", two-sided and Holm-adjusted as well; `sharpness` the
+    smallest damage seen, in margins.
+    """
 
     task: str
     kind: Kind
@@ -78,85 +91,96 @@ class TaskVerdict:
     p: float | None
     significant: bool
     items: int | None
-    excess: float | None
+    p_beyond: float | None = None
+    sharpness: float | None = None
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgedAll:
     """The overall verdict and those it rests on."""
 
     kind: Kind
     reason: str
-    tasks: tuple[TaskVerdict, ...]
-
-    def fails(self, fail_on: Collection[str]) -> bool:
-        """Whether the overall verdict or that of any task is among `fail_on`; ValueError for an unknown kind."""
-        if unknown := set(fail_on) - set(KINDS):
-            raise ValueError(f"unknown verdict {', '.join(sorted(unknown))}; choose from {', '.join(KINDS)}")
-        return self.kind in fail_on or any(task.kind in fail_on for task in self.tasks)
+    tasks: tuple[Judged, ...]
 
 
-def judge(evidence: Sequence[Evidence], alpha: float = 0.05) -> Verdict:
-    """Judge every task, Holm's correction over those that can be judged at all, and draw the overall verdict.
+def judge(evidence: Sequence[Evidence], alpha: float = 0.05) -> JudgedAll:
+    """Judge every task, with Holm's correction over all of them, and draw the overall verdict.
 
-    Overall: worse if any task is; otherwise not established, then inconclusive, if any task is; better if some task is
-    and the rest are equivalent; equivalent only if every task is. ValueError without tasks.
+    Overall: worse if any task is; then loss found, not established and inconclusive likewise; better if some task is
+    and the rest are equivalent; equivalent only if every task is, and bluntly if any is. ValueError without tasks.
     """
     if not evidence:
         raise ValueError("judge: want at least one task")
-    barred = [_barred(item) for item in evidence]
-    tested = [
-        (i, item.difference.p) for i, item in enumerate(evidence) if barred[i] is None and item.difference.p is not None
-    ]
-    adjusted = dict(zip([i for i, _ in tested], holm([p for _, p in tested]), strict=True))
+    adjusted = _adjusted([item.difference.p for item in evidence])
+    beyond = _adjusted([_p_beyond(item) for item in evidence])
+    tests = max(1, sum(p is not None for p in adjusted))
     tasks = tuple(
-        _judge_task(item, barred[i], adjusted.get(i), alpha, max(1, len(tested))) for i, item in enumerate(evidence)
+        _judge_task(item, p, far, alpha, tests) for item, p, far in zip(evidence, adjusted, beyond, strict=True)
     )
-    order: tuple[Kind, ...] = ("worse", "not established", "inconclusive", "better", "equivalent")
-    kind = min((task.kind for task in tasks), key=order.index)
+    kind = min((task.kind for task in tasks), key=GRAVEST_FIRST.index)
     named = [task.task for task in tasks if task.kind == kind]
     count = "every task" if len(named) == len(tasks) else f"{len(named)} of {len(tasks)} tasks"
-    return Verdict(kind, f"{kind} in {count}: {', '.join(named)}", tasks)
+    return JudgedAll(kind, f"{kind} in {count}: {', '.join(named)}", tasks)
 
 
-def _judge_task(item: Evidence, barred: str | None, p: float | None, alpha: float, tests: int) -> TaskVerdict:
+def _adjusted(p_values: Sequence[float | None]) -> list[float | None]:
+    known = iter(holm([p for p in p_values if p is not None]))
+    return [None if p is None else next(known) for p in p_values]
+
+
+def _p_beyond(item: Evidence) -> float | None:
+    """Two-sided p-value of "the loss is no greater than the margin": under 5 % where the 95 % interval is beyond it."""
+    margin = item.metric.margin
+    lower = item.metric.higher_is_better
+    p = p_below(item.difference, -margin) if lower else p_above(item.difference, margin)
+    return None if p is None else min(1.0, 2 * p)
+
+
+def _judge_task(item: Evidence, p: float | None, beyond: float | None, alpha: float, tests: int) -> Judged:
     difference, metric = item.difference, item.metric
     tost = equivalence(difference, metric.margin, alpha)
     significant = p is not None and p < alpha
-    items = None
-    unseen = unseen_control(item, alpha)
     harmful = _harm(metric, difference) > 0
+    barred, unseen = _barred(item), unseen_control(item, alpha)
+    sharpness = smallest_seen(item, alpha)
+    shown, chance = _shown(metric, difference), "" if p is None else f", p = {p:.2g} after Holm's correction"
+    margin = f"{metric.margin * metric.scale:g} {metric.unit}".rstrip()
+    items = None
     kind: Kind
-    if barred is not None:
+    if beyond is not None and beyond < alpha:
+        kind, reason = "worse", f"{shown}{chance}; beyond the margin of {margin} (p = {beyond:.2g})"
+    elif significant and harmful and not tost.equivalent:
+        kind, reason = "loss found", f"{shown}{chance}; whether it exceeds the margin of {margin} is not settled"
+    elif barred is not None:
         kind, reason = "not established", barred
     elif difference.se is None:
-        kind, items = "inconclusive", math.ceil(difference.n * MIN_UNITS / max(1, difference.units))
+        worth = difference.units if difference.effective is None else difference.effective
+        kind, items = "inconclusive", math.ceil(difference.n * MIN_UNITS / max(1.0, worth))
         reason = f"{difference.method}; at least {MIN_UNITS} are needed, about {items:,} items"
-    elif significant and harmful and not tost.equivalent:
-        kind, reason = "worse", f"{_shown(metric, difference)}, p = {p:.2g} after Holm's correction"
     elif unseen is not None:
         kind, reason = "not established", unseen
     elif tost.equivalent:
-        kind, reason = (
-            "equivalent",
-            f"{_shown(metric, tost.interval)} lies within ±{metric.margin * metric.scale:g} {metric.unit}",
-        )
+        blunt = sharpness is not None and sharpness > BLUNT
+        kind = "equivalent (blunt)" if blunt else "equivalent"
+        reason = f"{_shown(metric, tost.interval)} lies within ±{margin}"
         if significant:
             reason += f"; a significant {'loss' if harmful else 'gain'} (p = {p:.2g}), but inside the margin"
-        reason += _sensitivity(item, alpha)
+        reason += _sensitivity(item, sharpness, alpha)
+    elif significant and item.no_gain:
+        kind, reason = "not established", f"{shown}{chance}, but {item.no_gain}"
     elif significant:
-        kind, reason = "better", f"{_shown(metric, difference)}, p = {p:.2g} after Holm's correction"
+        kind, reason = "better", f"{shown}{chance}"
     else:
         items = items_to_settle(difference, metric.margin, alpha, tests=tests)
-        kind, reason = "inconclusive", f"{_shown(metric, difference)}; about {items:,} items would settle it"
-    excess = None if item.floor is None else difference.value - item.floor.value
-    return TaskVerdict(item.task, kind, reason, item, tost, p, significant, items, excess)
+        kind, reason = "inconclusive", f"{shown}; about {items:,} items would settle it"
+    if kind in ("worse", "loss found") and barred is not None:
+        reason += f" (although {barred})"
+    return Judged(item.task, kind, reason, item, tost, p, significant, items, beyond, sharpness)
 
 
 def _barred(item: Evidence) -> str | None:
-    """Why the task cannot be judged whatever the difference is; None if it can."""
-    if not item.hashes_match:
-        return "the arms did not answer the same requests: their prompt hashes differ"
+    """Why nothing good can be said of the task whatever the difference is; None if it can."""
     if item.required_coverage is not None and (item.coverage is None or item.coverage < item.required_coverage):
         reached = "unknown" if item.coverage is None else f"{100 * item.coverage:.2f} %"
         return f"coverage is {reached}, fidelity mode wants {100 * item.required_coverage:g} %"
@@ -170,22 +194,36 @@ def _barred(item: Evidence) -> str | None:
 
 
 def seen_controls(item: Evidence, alpha: float = 0.05) -> list[str]:
-    """The controls that prove that damage of the margin's size can be seen in this task.
+    """The controls that prove that damage can be seen in this task: a significant loss, greater than the candidate's.
 
-    Such a control's loss is significant (Bonferroni's correction: one of several would be at `alpha` by chance), at
-    least the margin, and greater than the candidate's.
+    Each named control is tested at `alpha`, and the doses are from the strongest down, each at `alpha` as well, until
+    one is not seen: as their order was fixed beforehand, that needs no correction (Maurer, Hothorn & Lehmacher 1995),
+    and how many weaker ones ran changes nothing. The loss may be smaller than the margin: `smallest_seen` says how
+    sharp an instrument this makes the task.
     """
-    least, candidate = item.metric.margin, _harm(item.metric, item.difference)
-    return [
-        name
-        for name, control in item.controls.items()
-        if control.p is not None and control.p < alpha / len(item.controls)
-        if (loss := _harm(item.metric, control)) >= least and loss > candidate
-    ]
+    candidate = _harm(item.metric, item.difference)
+
+    def seen(name: str) -> bool:
+        control = item.controls[name]
+        loss = _harm(item.metric, control)
+        return control.p is not None and control.p < alpha and loss > max(candidate, 0.0)
+
+    found = {name for name in item.controls if name not in item.doses and seen(name)}
+    for name in item.doses:
+        if not seen(name):
+            break
+        found.add(name)
+    return [name for name in item.controls if name in found]
+
+
+def smallest_seen(item: Evidence, alpha: float = 0.05) -> float | None:
+    """The smallest damage that was seen, in margins; None where none was."""
+    losses = [_harm(item.metric, item.controls[name]) for name in seen_controls(item, alpha)]
+    return min(losses) / item.metric.margin if losses else None
 
 
 def unseen_control(item: Evidence, alpha: float = 0.05) -> str | None:
-    """Why no control proves that the margin can be seen in this task; None if one does."""
+    """Why no control proves that damage can be seen in this task; None if one does."""
     if not item.controls:
         return "no positive control ran: nothing shows that this task can see damage"
     if seen_controls(item, alpha):
@@ -194,16 +232,21 @@ def unseen_control(item: Evidence, alpha: float = 0.05) -> str | None:
     best = max(item.controls, key=lambda name: _harm(metric, item.controls[name]))
     control = item.controls[best]
     shown = metric.show(control.value)
-    if control.p is None or control.p >= alpha / len(item.controls) or _harm(metric, control) < metric.margin:
-        return f"the damaged arm {best} was not seen: {shown}, less than the margin or not significant"
+    if control.p is None or control.p >= alpha or _harm(metric, control) <= 0:
+        return f"the damaged arm {best} was not seen: {shown} is not a significant loss"
+    if best in item.doses and _harm(metric, control) > _harm(metric, item.difference):
+        return f"the damaged arm {best} ({shown}) does not count, as stronger doses were not seen"
     return f"the damaged arm {best} ({shown}) is not beyond the candidate ({metric.show(item.difference.value)})"
 
 
-def _sensitivity(item: Evidence, alpha: float) -> str:
-    """Which damage the task saw and which it did not, where it did not see all: how sharp an instrument it is."""
+def _sensitivity(item: Evidence, sharpness: float | None, alpha: float) -> str:
+    """Which damage the task saw and which it did not, and how sharp an instrument that makes it."""
     seen = seen_controls(item, alpha)
     unseen = [name for name in item.controls if name not in seen]
-    return f"; damage seen: {', '.join(seen)}; not seen: {', '.join(unseen)}" if unseen else ""
+    sharp = "" if sharpness is None else f"; the smallest damage seen is {sharpness:.2g} margins"
+    if sharpness is not None and sharpness > BLUNT:
+        sharp += ", a blunt instrument (weaker damage: --arms stress=4,stress=16)"
+    return sharp + (f"; damage seen: {', '.join(seen)}; not seen: {', '.join(unseen)}" if unseen else "")
 
 
 def _harm(metric: Metric, estimate: Estimate) -> float:

@@ -100,6 +100,9 @@ def load(family: Family, **metadata: Any) -> Any:
     return DatasetDict({"test": Dataset.from_list(samples)})
 
 
+load.task_args = tuple(Parameters.model_fields)  # type: ignore[attr-defined]
+
+
 def score(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """1 where the first number of the answer, other than the key asked for, is the value; else 0."""
     answer = re.sub(r"(?<=\d),(?=\d)", "", results[0])

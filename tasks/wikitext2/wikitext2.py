@@ -70,6 +70,9 @@ def load_windows(window: int = WINDOW, **metadata: Any) -> Any:
     return DatasetDict({"test": Dataset.from_list(cast(list[dict[str, Any]], examples))})
 
 
+load_windows.task_args = ("window",)  # type: ignore[attr-defined]
+
+
 class WindowTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval is untyped
     """A task whose context is the window's first token, whatever chat template or system prompt the other tasks get."""
 

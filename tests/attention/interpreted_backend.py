@@ -13,6 +13,7 @@ from sglang.srt.layers.attention import triton_backend
 from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.plugins import load_plugins
+from sglang.srt.runtime_context import get_parallel
 from sglang.test.kits.attention_unittest.attention_methods import dense_attention as kit
 
 from sage_eval.attention.backend import SageAttnBackend
@@ -38,13 +39,22 @@ CASES = {case.name: case for case in kit.make_dense_cases("sage_attn")}
 def run(monkeypatch):
     """`run(case, **settings)`: relative L2 error against the kit's exact reference, and the tokens counted."""
     monkeypatch.setattr(triton_backend, "get_device_core_count", lambda *_: 8)
+    monkeypatch.setattr("sage_eval.attention.backend.torch.cuda.get_device_capability", lambda *_: (8, 9))
 
-    def run_case(case, **settings):
+    built = []
+
+    def build(runner, settings):
+        built.append(SageAttnBackend(runner, settings))
+        return built[-1]
+
+    @torch.no_grad()
+    @get_parallel().override(pp_size=1, attn_tp_size=1, attn_tp_rank=0)  # the kit sets up no process groups
+    def run_case(case, layers=1, **settings):
         counter = CoverageCounter()
-        counter.layers = 1
+        counter.layers = layers
         monkeypatch.setattr("sage_eval.attention.backend.COUNTER", counter)
         monkeypatch.setitem(
-            ATTENTION_BACKENDS, "sage_attn", lambda runner: SageAttnBackend(runner, AttentionSettings(**settings))
+            ATTENTION_BACKENDS, "sage_attn", lambda runner: build(runner, AttentionSettings(**settings))
         )
         fixture = kit.build_dense_attention_fixture(
             unittest.TestCase(), case, head_dim=64, max_context_len=512, dtype=torch.float16, device="cpu"
@@ -53,6 +63,7 @@ def run(monkeypatch):
         error = (actual.float() - expected.float()).norm() / expected.float().norm()
         return error.item(), counter.snapshot()["tokens"]
 
+    run_case.built = built
     return run_case
 
 
@@ -60,6 +71,13 @@ def test_prefill_with_and_without_prefix(run):
     error, tokens = run(RAGGED)
     assert 1e-3 < error < 1e-2
     assert tokens == {"prefill/sage-paged-int8-fp16": 150, "prefill_prefix/sage-paged-int8-fp16": 78}
+
+
+def test_what_a_batchs_layers_share_is_given_back_after_the_last(run):
+    """Held on, it would be memory at rest until the next prefill."""
+    for layers, kept in ((2, 1), (1, 0)):  # the case computes one
+        run(RAGGED, layers=layers)
+        assert len(run.built[-1]._plan.layers) == kept
 
 
 def test_exact_runs_tritons_kernel_and_says_so(run):
@@ -96,31 +114,6 @@ def test_decode_is_exact_and_counted(run):
     assert tokens == {"decode/triton-exact": case.batch_size}
 
 
-@pytest.mark.parametrize("smooth_k", ["sequence", "static"])
-def test_decode_quantised_has_a_name_of_its_own(run, shift, smooth_k):
-    case = CASES["gqa_decode_page_boundary"]
-    error, tokens = run(case, decode="quantised", smooth_k=smooth_k, shift=shift if smooth_k == "static" else None)
-    assert 3e-4 < error < 1e-2
-    assert tokens == {"decode/sage-paged-decode-int8-fp16": case.batch_size}
-
-
-def test_quantised_decode_with_the_buffers_of_a_graph(run, monkeypatch):
-    """As SGLang prepares a replay: its buffers filled for this batch, nothing of ours prepared."""
-    case = CASES["gqa_decode_page_boundary"]
-    prepared = SageAttnBackend.init_forward_metadata
-
-    def as_for_a_replay(backend, batch):
-        if not hasattr(backend, "cuda_graph_kv_indices"):
-            backend.init_cuda_graph_state(max_bs=8, max_num_tokens=8)
-            backend.init_forward_metadata_out_graph(batch, in_capture=True)
-        backend.init_forward_metadata_out_graph(batch)
-
-    monkeypatch.setattr(SageAttnBackend, "init_forward_metadata", as_for_a_replay)
-    error, tokens = run(case, decode="quantised")
-    monkeypatch.setattr(SageAttnBackend, "init_forward_metadata", prepared)
-    assert (error, tokens) == run(case, decode="quantised")
-
-
 @pytest.fixture
 def shift(tmp_path):
     save_file({"layers.0": torch.randn(2, 64)}, tmp_path / "shift.safetensors")
@@ -140,7 +133,7 @@ def test_a_fixed_shift_reaches_the_kernel(run, shift):
 @pytest.mark.parametrize(
     ("settings", "hint"),
     [
-        ({"decode": "quantised", "min_tokens": 5}, "min_tokens=0"),
+        ({"decode": "quantised"}, "decode=exact"),
         ({"smooth_k": "static"}, "sage-eval calibrate MODEL"),
         ({"kernel": "package", "smooth_k": "static", "shift": "file"}, "kernel=paged"),
     ],

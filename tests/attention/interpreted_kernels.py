@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from sage_eval.attention import numerics
-from sage_eval.attention.kernels import decode
-from sage_eval.attention.kernels.decode import decode_attention
-from sage_eval.attention.kernels.paged import TOP, paged_attention
+from sage_eval.attention.kernels import paged
+from sage_eval.attention.kernels.paged import paged_attention
 from sage_eval.attention.kernels.plan import make_plan
 from sage_eval.attention.kernels.quantise import quantise
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mutations import DECODE, MUTATIONS, mutant
+from mutations import MUTATIONS, mutant
 
 
 class Batch:
@@ -66,7 +65,9 @@ class Batch:
     def check(
         self, variant: str = "int8-fp16", smooth_k: str = "sequence", limit: float = 1e-3, **options: Tensor
     ) -> None:
-        out = self.run(variant=variant, smooth=smooth_k != "off", shift=options.get("k_shift"))
+        out = self.run(
+            variant=variant, smooth=smooth_k != "off", shift=options.get("k_shift"), balance=options.get("balance")
+        )
         for rows, k, v in self.sequences():
             want = numerics.attention(
                 self.q[rows].float(),
@@ -101,6 +102,17 @@ def test_smoothing() -> None:
     batch.check(smooth_k="static", k_shift=torch.randn(1, 64))
 
 
+def balance_for(heads: int, dim: int) -> Tensor:
+    return torch.rand(heads, dim, generator=torch.Generator().manual_seed(3)) * 2 + 0.25
+
+
+@pytest.mark.parametrize("dim", [64, 96])
+@pytest.mark.parametrize("smooth_k", ["sequence", "static", "off"])
+def test_balance(dim: int, smooth_k: str) -> None:
+    shift = {"k_shift": torch.randn(2, dim)} if smooth_k == "static" else {}
+    Batch([65], [70], (4, 2), dim).check(smooth_k=smooth_k, balance=balance_for(2, dim), **shift)
+
+
 def test_channel_offsets_do_not_reach_the_scale_of_a_short_last_block() -> None:
     """Slots after the last key are zero, not minus the mean."""
     batch = Batch([0], [70], (2, 1), 64)
@@ -122,14 +134,21 @@ def test_zeros_are_finite() -> None:
     batch.check(limit=2e-3)
 
 
-def test_k_operands_are_the_definitions_bit_for_bit() -> None:
+def test_q_and_k_operands_are_the_definitions_bit_for_bit() -> None:
     """With a given shift: the mean's last bit depends on the order of the sum."""
     batch = Batch([70, 0], [61, 65], (2, 2), 64)
     plan, shift = make_plan(batch.prefixes, batch.news, "cpu"), torch.randn(2, 64)
-    for bits, top in ((8, TOP["int8-fp16"]), (4, TOP["int4-fp16"])):
-        codes, scales, _, _ = quantise(*batch.sources(), plan, top=top, shift=shift)  # type: ignore[arg-type]
-        for row, (_, k, _) in enumerate(batch.sequences()):
-            want_codes, want_scales = numerics.quantise_k(k, shift, bits)
+    for bits, balance in ((8, None), (4, None), (8, balance_for(2, 64))):
+        top = 2 ** (bits - 1) - 1
+        got = quantise(batch.q, *batch.sources(), plan, scale=batch.scale, top=top, shift=shift, balance=balance)  # type: ignore[arg-type]
+        q_codes, q_scales, codes, scales, _, _ = got
+        for row, (rows, k, _) in enumerate(batch.sequences()):
+            (tile,) = (i for i, (owner, _) in enumerate(plan.query_tiles[:, :2].tolist()) if owner == row)
+            want_codes, want_scales = numerics.quantise_q(batch.q[rows], batch.scale, bits, balance)
+            got_codes = q_codes.view(-1, 2, 128, 64)[tile, :, : len(want_codes)].transpose(0, 1)
+            assert torch.equal(got_codes, want_codes)
+            assert torch.equal(q_scales.view(-1, 2)[tile], want_scales[0])
+            want_codes, want_scales = numerics.quantise_k(k, shift, bits, balance)
             first = int(plan.sequences[row, 4])
             got_codes = codes.view(2, plan.slots, 64)[:, first : first + len(k)].transpose(0, 1)
             got_scales = scales.view(2, -1)[:, first // 64 : first // 64 + len(want_scales)].T
@@ -152,6 +171,42 @@ def test_bits_do_not_depend_on_batch_mates() -> None:
         row, gather = row + new, gather + prefix
 
 
+@pytest.mark.parametrize("kept", [0, paged.KEPT_SLOTS])
+def test_layers_of_a_batch_share_its_plan_and_nothing_of_each_others_values(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second layer has smaller values and an offset: what the first left in memory would show."""
+    monkeypatch.setattr(paged, "KEPT_SLOTS", kept)
+    first, second = (Batch([0, 70], [65, 33], (2, 1), 64) for _ in range(2))
+    for tensor in (second.q, second.k, second.v, second.k_cache, second.v_cache):
+        tensor.mul_(0.25)
+    second.k += 0.5
+    second.k_cache += 0.5
+    alone, plan = [first.run(), second.run()], make_plan(first.prefixes, first.news, "cpu")
+    for layer, want in zip((first, second, first), (*alone, alone[0]), strict=True):
+        out = torch.full_like(layer.q, torch.nan)
+        sources = layer.sources()
+        paged_attention(layer.q, *sources[:2], out, *sources[2:], plan, scale=layer.scale)
+        assert torch.equal(out, want)
+    (layers,) = plan.layers.values()
+    assert (layers.memory is not None) == (kept > 0)
+
+
+def test_tensors_of_another_kind_share_no_launches() -> None:
+    """Another stride, another alignment, or a shift: each is compiled for itself."""
+    batch = Batch([3], [40], (2, 1), 64)
+    plan, want = make_plan(batch.prefixes, batch.news, "cpu"), batch.run()
+    fused = torch.cat([batch.q, batch.k, batch.v], 1)
+    shifted = torch.empty(batch.q.numel() + 1, dtype=batch.q.dtype)[1:].view_as(batch.q).copy_(batch.q)
+    for q, k, v in ((batch.q, batch.k, batch.v), fused.split((2, 1, 1), 1), (shifted, batch.k, batch.v)):
+        out = torch.full_like(batch.q, torch.nan)
+        paged_attention(q, k, v, out, *batch.sources()[2:], plan, scale=batch.scale)
+        assert torch.equal(out, want)
+    assert len(plan.layers) == 3
+    paged_attention(batch.q, *batch.sources()[:2], out, *batch.sources()[2:], plan, scale=1.0, shift=torch.ones(1, 64))
+    assert len(plan.layers) == 4
+
+
 def test_sequences_that_are_not_served_are_left_alone() -> None:
     batch = Batch([0, 5], [10, 7], (1, 1), 64)
     out = torch.full_like(batch.q, 9.0)
@@ -161,82 +216,13 @@ def test_sequences_that_are_not_served_are_left_alone() -> None:
     torch.testing.assert_close(out[10:], batch.run()[10:], rtol=0, atol=0)
 
 
-@pytest.fixture
-def few_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two parts in place of 32: parts of several blocks, at lengths that the interpreter can do."""
-    monkeypatch.setattr(decode, "PARTS", 2)
-
-
-class Decode:
-    """One query a sequence; the keys lie scattered over a pool whose other rows are NaN."""
-
-    def __init__(
-        self, lengths: list[int], heads: tuple[int, int], dim: int, dtype: torch.dtype = torch.float16
-    ) -> None:
-        generator = torch.Generator().manual_seed(dim)
-        total, self.lengths, self.scale = sum(lengths), lengths, dim**-0.5
-        self.q = torch.randn(len(lengths), heads[0], dim, generator=generator).to(dtype)
-        self.k, self.v = torch.randn(2, total, heads[1], dim, generator=generator).to(dtype)
-        self.indices = torch.randperm(total + 40, generator=generator)[:total]
-        self.total = total
-
-    def run(self, which: list[int] | None = None, **options: object) -> Tensor:
-        which = list(range(len(self.lengths))) if which is None else which
-        pools = [torch.full((self.total + 40, *x.shape[1:]), torch.nan, dtype=x.dtype) for x in (self.k, self.v)]
-        for pool, x in zip(pools, (self.k, self.v), strict=True):
-            pool[self.indices] = x
-        parts = self.indices.split(self.lengths)
-        indptr = torch.tensor([0, *(self.lengths[i] for i in which)]).cumsum(0).int()
-        q = self.q[which]
-        out = torch.full_like(q, torch.nan)
-        decode_attention(q, out, *pools, indptr, torch.cat([parts[i] for i in which]), scale=self.scale, **options)  # type: ignore[arg-type]
-        return out
-
-    def check(
-        self, variant: str = "int8-fp16", smooth_k: str = "sequence", limit: float = 1e-3, **options: Tensor
-    ) -> None:
-        out = self.run(top=TOP[variant], smooth=smooth_k != "off", shift=options.get("k_shift"))
-        for i, (k, v) in enumerate(zip(self.k.split(self.lengths), self.v.split(self.lengths), strict=True)):
-            want = numerics.attention(
-                self.q[i : i + 1].float(), k.float(), v.float(), scale=self.scale, variant=variant, smooth_k=smooth_k,
-                **options,
-            )[0]  # type: ignore[arg-type]  # fmt: skip
-            assert (out[i].float() - want).norm() <= limit * want.norm()
-
-
-@pytest.mark.usefixtures("few_parts")
-@pytest.mark.parametrize(("heads", "dim"), [((3, 1), 64), ((4, 2), 96), ((2, 1), 128)])
-def test_decode(heads: tuple[int, int], dim: int) -> None:
-    Decode([300, 1, 64], heads, dim).check()
-
-
-@pytest.mark.usefixtures("few_parts")
-def test_decode_smoothing_and_int4() -> None:
-    batch = Decode([100], (2, 1), 64)
-    batch.k += 4 * torch.randn(1, 64)
-    batch.check()
-    batch.check(smooth_k="static", k_shift=4 * torch.randn(1, 64))
-    batch.check(smooth_k="off")
-    batch.check("int4-fp16")
-
-
-@pytest.mark.usefixtures("few_parts")
-def test_decode_with_v_beyond_fp16() -> None:
-    batch = Decode([70], (2, 1), 64, torch.bfloat16)
-    batch.v *= 1e6
-    batch.check(limit=4e-3)  # the output is bf16
-
-
-def test_decode_with_empty_parts() -> None:
-    """Five blocks of keys in 32 parts."""
-    Decode([5 * 64 - 5], (1, 1), 64).check()
-
-
-@pytest.mark.usefixtures("few_parts")
-def test_decode_bits_do_not_depend_on_batch_mates() -> None:
-    batch = Decode([65, 1, 130], (2, 1), 64)
-    together = batch.run()
-    assert torch.equal(batch.run([2, 0]), together[[2, 0]])
+def test_a_balance_of_powers_of_two_is_that_of_scaled_tensors_bit_for_bit() -> None:
+    """Powers of two, which tensors could have been scaled by beforehand: the output is the same in every bit."""
+    batch = Batch([0], [130], (4, 2), 64)
+    balance = torch.exp2(torch.randint(-2, 3, (2, 64), generator=torch.Generator().manual_seed(4)).float())
+    given = batch.run(balance=balance)
+    batch.q, batch.k = batch.q * balance.repeat_interleave(2, 0).half(), batch.k / balance.half()
+    assert torch.equal(given, batch.run())
 
 
 def test_with_a_fixed_shift_chunks_prefixes_and_batches_give_the_same_bits() -> None:
@@ -250,13 +236,16 @@ def test_with_a_fixed_shift_chunks_prefixes_and_batches_give_the_same_bits() -> 
     assert torch.equal(torch.cat([got[length - cut :], got[: length - cut]]), want)
 
 
-def seen(batch: Batch | Decode) -> bool:
+def seen(batch: Batch) -> bool:
     """Whether the comparison with the definition fails (an overflow gives NaN, which fails too)."""
     try:
-        batch.check(limit=4e-3)
+        batch.check(limit=4e-3, balance=BALANCE)
     except AssertionError:
         return True
     return False
+
+
+BALANCE = balance_for(1, 64)
 
 
 def revealing_batch() -> Batch:
@@ -276,13 +265,3 @@ def test_mistakes_in_prefill_are_seen(name: str | None, tmp_path: Path, monkeypa
     module = mutant(tmp_path, MUTATIONS[name] if name else None, "paged")
     monkeypatch.setitem(globals(), "paged_attention", module.paged_attention)
     assert seen(revealing_batch()) == (name is not None)
-
-
-@pytest.mark.parametrize("name", [None, *DECODE])
-def test_mistakes_in_decode_are_seen(name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = mutant(tmp_path, DECODE[name] if name else None, "decode")
-    monkeypatch.setattr(module, "PARTS", 2)
-    monkeypatch.setitem(globals(), "decode_attention", module.decode_attention)
-    batch = Decode([200], (2, 1), 64)
-    batch.k += 4 * torch.randn(1, 64)
-    assert seen(batch) == (name is not None)

@@ -12,26 +12,19 @@ PACKAGE = kernels.__name__
 MUTATIONS = {
     "one scale for all blocks": ("quantise.py", "tl.max(tl.abs(x))", "tl.maximum(tl.max(tl.abs(x)), 12.0)"),
     "mask aligned to the start": ("attend.py", "last_key = prefix + row", "last_key = row"),
-    "a batch-mate's mean": ("quantise.py", "shifts + index * shift_stride", "shifts + 0 * index"),
+    "a batch-mate's mean": ("quantise.py", "((tl.load(sequence + 5) + every)", "(every"),
     "no mean": ("quantise.py", "rows - shift[None, :]", "rows"),
     "tail not masked": ("quantise.py", "tl.where(valid, rows - shift[None, :], 0.0)", "rows - shift[None, :]"),
-    "new tokens not read": (
-        "quantise.py",
-        "tl.where(cached[:, None], old, young)",
-        "tl.where(cached[:, None], old, old)",
-    ),
+    "new tokens not read": ("quantise.py", "new + fresh * stride_new", "new + 0 * fresh"),
+    "K not balanced": ("quantise.py", "balance_of(balance, head, col, HEAD_DIM))[None", "1.0 + 0 * col)[None"),
+    "Q not balanced": ("quantise.py", "balance_of(balance, kv_head, col, HEAD_DIM)[None, :]", "1.0"),
     "V overflows fp16": ("quantise.py", "exponent = tl.maximum(biased - 126 - 9, 0)", "exponent = biased * 0"),
     "running maximum lost": ("attend.py", "acc = acc * shrink[:, None]\n", "acc = acc * 1.0\n"),
 }
 ON_HOPPER = {
-    "mask aligned to the start": ("attend_sm90.py", "last_key = prefix + start + ROW0", "last_key = start + ROW0"),
-    "second half of a tile by the first's scale": ("attend_sm90.py", "gl.load(scales + 2 * i + 1)", "gl.load(scales)"),
-}
-DECODE = {
-    "one scale for all blocks": ("quantise.py", *MUTATIONS["one scale for all blocks"][1:]),
-    "tail not masked": ("decode.py", 'tl.where((position < end)[None, :], s, float("-inf"))', "s"),
-    "parts added unweighted": ("decode.py", "tl.math.exp2(top - tl.max(top, 0))", "tl.where(filled, 1.0, 0.0)"),
-    "no mean": ("decode.py", "keys - moved[None, :]", "keys"),
+    "mask aligned to the start": ("attend_sm90.py", "last_key = prefix + start", "last_key = start"),
+    "second half of a tile by the first's scale": ("attend_sm90.py", "gl.load(following + 1)", "gl.load(following)"),
+    "second half of a query block not read": ("attend_sm90.py", "item * BLOCK + half * ROWS", "item * BLOCK"),
 }
 
 

@@ -36,6 +36,7 @@ def variant(monkeypatch, request):
     return request.param
 
 
+@torch.no_grad()
 def run(case, head_dim=64, dtype=torch.float16):
     fixture = kit.build_dense_attention_fixture(
         unittest.TestCase(), case, head_dim=head_dim, max_context_len=512, dtype=dtype, device="cpu"

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from sage_eval.attention import guard
-from sage_eval.errors import UsageError
+from sage_eval.errors import PrerequisiteError, UsageError
+from sage_eval.seams import server_arguments
 
 FINE_LAYER = {
     "qk_head_dim": 128,
@@ -59,15 +60,16 @@ def test_a_layer_that_needs_more_is_refused_by_name(field, value):
     ],
 )
 def test_a_server_argument_that_cannot_be_honoured_is_refused_by_name(name, value):
-    import dataclasses
-
-    from sglang.srt.server_args import ServerArgs
-
-    known = {field.name for field in dataclasses.fields(ServerArgs)}
-    assert name in known, "SGLang renamed an argument that the guard watches"
-    guard.check_server_args(SimpleNamespace())
+    assert name in server_arguments(), "SGLang renamed an argument that the guard watches"
+    plain = {watched: fine[0] for watched, (fine, _) in guard._SERVER_ARGS.items()}
+    guard.check_server_args(SimpleNamespace(**plain))
     with pytest.raises(UsageError, match=name):
-        guard.check_server_args(SimpleNamespace(**{name: value}))
+        guard.check_server_args(SimpleNamespace(**plain | {name: value}))
+
+
+def test_a_server_argument_that_sglang_no_longer_has_is_an_error_with_its_version():
+    with pytest.raises(PrerequisiteError, match=r"SGLang [\d.]+ has no server argument speculative_algorithm"):
+        guard.check_server_args(SimpleNamespace())
 
 
 def test_arguments_of_a_call_are_refused_unless_empty():

@@ -91,6 +91,28 @@ def test_a_static_shift_serves_as_well_as_the_mean() -> None:
     assert error(q, k + offset, v, smooth_k="static", k_shift=offset) < 1.2 * INT8_ERROR
 
 
+def test_a_balance_takes_away_what_rotates() -> None:
+    """A large K bias that RoPE has turned has no mean to be smoothed away; Q is small there."""
+    q, k, v = qkv(1024, 1024, 4, 2, 128)
+    angle = 0.5 * torch.arange(1024)
+    k[:, :, 3] += 100 * angle.cos()[:, None]
+    k[:, :, 67] += 100 * angle.sin()[:, None]
+    q[..., [3, 67]] *= 0.02
+    balance = torch.ones(2, 128)
+    balance[:, [3, 67]] = 64.0
+    assert error(q, k, v, balance=balance) < 1.5 * INT8_ERROR
+    assert error(q, k, v) > 5 * INT8_ERROR
+
+
+@pytest.mark.parametrize("variant", ["int8-fp16", "int8-fp8"])
+def test_a_balance_of_powers_of_two_is_that_of_the_checkpoint_bit_for_bit(variant: str) -> None:
+    q, k, v = qkv(200, 300, 4, 2)
+    balance = torch.exp2(torch.randint(-3, 4, (2, 64), generator=torch.Generator().manual_seed(5)).float())
+    given = numerics.attention(q, k, v, scale=0.125, variant=variant, balance=balance)  # type: ignore[arg-type]
+    q, k = q * balance.repeat_interleave(2, 0), k / balance
+    assert torch.equal(given, numerics.attention(q, k, v, scale=0.125, variant=variant))  # type: ignore[arg-type]
+
+
 def test_the_mean_is_taken_in_fp32() -> None:
     """In bf16 a mean of 300 is rounded to steps of 2: the remainder would fill the INT8 range."""
     q, k, v = (x.bfloat16() for x in qkv(300, 300))
@@ -162,6 +184,7 @@ def test_fp8_sums_are_cut_to_13_fraction_bits() -> None:
         ({"smooth_k": "mean"}, "smooth_k"),
         ({"variant": "int2"}, "variant"),
         ({"smooth_k": "static", "k_shift": torch.zeros(3, 64)}, "k_shift has shape"),
+        ({"balance": torch.ones(3, 64)}, "balance has shape"),
     ],
 )
 def test_settings_that_cannot_work_are_named(options: dict[str, Any], message: str) -> None:
@@ -173,3 +196,19 @@ def test_settings_that_cannot_work_are_named(options: dict[str, Any], message: s
 def test_shapes_that_do_not_fit_are_refused(tq: int, tk: int, hkv: int) -> None:
     with pytest.raises(ValueError, match=r"needed|needs"):
         numerics.attention(*qkv(tq, tk, 2, hkv), scale=0.125)
+
+
+def test_fp8_takes_128_keys_to_a_step_of_the_softmax() -> None:
+    """The largest logit is among the last keys: the first 64, as a step of their own, would be rounded otherwise."""
+    q, k, v = qkv(1, 128, 1, 1)
+    k[100] = q[0] / 2
+    q_codes, q_scale = numerics.quantise_q(q, 0.125)
+    k_codes, k_scales = numerics.quantise_k(k, k.mean(0))
+    s = (k_codes[:, 0].float() @ q_codes[0, 0].float()) * q_scale[0, 0] * k_scales[:, 0].repeat_interleave(64)
+    assert s.argmax() == 100
+    p = torch.exp2(s - s.max())
+    scale = v[:, 0].abs().amax(0) / 448
+    values = (v[:, 0] * scale.reciprocal()).to(torch.float8_e4m3fn).float()
+    want = (p * 256).to(torch.float8_e4m3fn).float() @ values * (scale / 256) / p.sum()
+    got = numerics.attention(q, k, v, scale=0.125, variant="int8-fp8")[0, 0]
+    assert (got - want).norm() < 1e-3 * want.norm()

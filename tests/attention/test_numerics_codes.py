@@ -55,6 +55,22 @@ def test_k_codes_are_those_of_the_loops(case: tuple[torch.Tensor, int]) -> None:
     np.testing.assert_array_equal(codes.numpy(), want_codes)
 
 
+def test_balanced_codes_are_those_of_the_loops(case: tuple[torch.Tensor, int]) -> None:
+    """Two query heads to a KV head; Q is multiplied after the softmax scale, K divided after the shift."""
+    k, bits = case
+    balance, shift = torch.rand(2, 24, generator=torch.Generator().manual_seed(1)) + 0.1, k.mean(0)
+    q, top = k.repeat_interleave(2, 1), 2 ** (bits - 1) - 1
+    codes, scales = numerics.quantise_q(q, 24**-0.5, bits, balance)
+    factor = np.float32(24**-0.5 * math.log2(math.e))
+    want = loop_codes(q.numpy() * factor * balance.numpy()[[0, 0, 1, 1]], 128, top)
+    np.testing.assert_array_equal(codes.numpy(), want[0])
+    np.testing.assert_array_equal(scales.numpy(), want[1])
+    codes, scales = numerics.quantise_k(k, shift, bits, balance)
+    want = loop_codes((k.numpy() - shift.numpy()) * (np.float32(1) / balance.numpy()), 64, top)
+    np.testing.assert_array_equal(codes.numpy(), want[0])
+    np.testing.assert_array_equal(scales.numpy(), want[1])
+
+
 def test_halves_round_away_from_zero() -> None:
     k = torch.tensor([127.0, 0.5, -0.5, 1.5, -2.5, 0.25]).view(1, 1, 6)
     codes, _ = numerics.quantise_k(k, None)

@@ -40,5 +40,12 @@ def test_key_tiles_cover_every_scratch_slot(plan):
 
 
 def test_chunks_cover_the_keys_with_the_prefix():
-    plan = make_plan([300], [10], "cpu")
-    assert plan.chunks.tolist() == [[0, 0], [0, 256]]
+    plan = make_plan([130], [10], "cpu")
+    assert plan.chunks.tolist() == [[0, 0], [0, 64], [0, 128]]
+
+
+def test_a_long_sequence_has_larger_chunks_and_no_more_than_32():
+    plan = make_plan([0, 5000, 0], [2048, 3000, 0], "cpu")
+    assert plan.chunks[:32].tolist() == [[0, i] for i in range(0, 2048, 64)]
+    assert plan.chunks[32:].tolist() == [[1, i] for i in range(0, 8000, 256)]
+    assert plan.sequences[:, 5].tolist() == [0, 32, 64]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sage_eval.attention.routing import Route, decode_kernel, route
+from sage_eval.attention.routing import Route, route
 from sage_eval.attention.settings import AttentionSettings
 from sage_eval.errors import UsageError
 
@@ -35,16 +35,3 @@ def test_strict_forbids_what_the_package_cannot_serve() -> None:
 def test_exact_is_counted_under_the_name_of_the_kernel_that_runs() -> None:
     _, counts = route([0], [10], AttentionSettings(variant="exact"))
     assert counts == {("prefill", "triton-exact"): 10}
-
-
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [
-        ({}, "triton-exact"),
-        ({"decode": "exact"}, "triton-exact"),
-        ({"decode": "quantised"}, "sage-paged-decode-int8-fp16"),
-        ({"decode": "quantised", "variant": "exact"}, "triton-exact"),
-    ],
-)
-def test_decode_is_quantised_only_where_it_was_asked_for(settings: dict[str, str], name: str) -> None:
-    assert decode_kernel(AttentionSettings(**settings)) == name  # type: ignore[arg-type]

@@ -54,6 +54,27 @@ def _write(kind: str, folder: Path) -> None:
         shutil.copyfile(ROOT / "reference_model" / name, folder / name)
 
 
+def with_outliers(source: Path, target: Path, size: float = 40.0) -> Path:
+    """A copy whose K is `size` in two pairs of channels of each head, and whose Q is small there."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, target)
+    channels = [3, 17, 35, 49]
+    for path in target.glob("*.safetensors"):
+        tensors = load_file(path)
+        for name, tensor in tensors.items():
+            if "k_proj.bias" in name:
+                tensor.view(-1, 64)[:, channels] += size
+            elif "q_proj" in name:
+                tensor.view(-1, 64, *tensor.shape[1:])[:, channels] /= size
+            elif "k_norm" in name:
+                tensor[channels] *= size
+            elif "q_norm" in name:
+                tensor[channels] /= size
+        save_file(tensors, path, {"format": "pt"})
+    return target
+
+
 @pytest.fixture
 def text(tmp_path) -> Path:
     """A calibration text that every checkout has."""

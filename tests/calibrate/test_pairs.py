@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sage_eval.calibrate.layouts import Layout
-from sage_eval.calibrate.pairs import block_peaks, choose, reference_scale
+from sage_eval.calibrate.stress import block_peaks, choose, reference_scale
 
 HALF, INTERLEAVED = Layout(), Layout(interleaved=True)
 

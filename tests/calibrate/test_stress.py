@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from sage_eval.calibrate import layouts
-from sage_eval.calibrate.checkpoint import Stress, complete, weight_files
-from sage_eval.calibrate.stress import RISE, stress
+from sage_eval.calibrate.checkpoint import weight_files
+from sage_eval.calibrate.stress import RISE, Stress, complete, stress
 from sage_eval.cli import main
 from sage_eval.errors import DataError, UsageError
-from sage_eval.runs.manifest import describe_model
+from sage_eval.store.provenance import describe_model
 from tests.calibrate.conftest import MODELS
 
 TOKENS = 384
@@ -127,6 +127,7 @@ def test_two_pairs_a_head_replace_one(stressed):
     assert doses.rise(doses.reference_scale) >= RISE
 
 
+@pytest.mark.slow
 def test_the_reference_model_is_stressed_as_it_should_be(reference_model, text, tmp_path):
     doses = stress(str(reference_model), (16,), tmp_path, text, tokens=512)
     assert doses.rise(doses.reference_scale) >= RISE
@@ -204,7 +205,7 @@ def test_a_folder_of_something_else_is_not_replaced(stressed, tmp_path):
     mine = tmp_path / "run" / "stress" / "16" / "notes.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(UsageError, match="not a stressed checkpoint"):
+    with pytest.raises(UsageError, match=r"has no stress\.json, so it is not replaced"):
         stressed("llama")
     assert mine.read_text() == "mine"
 

@@ -8,7 +8,23 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 COMMIT = "a" * 40
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Let `handler` answer on a free port; the value is the address of "/"."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @contextmanager
@@ -25,7 +41,7 @@ def hub(files: dict[str, bytes]) -> Iterator[str]:
         def do_GET(self) -> None:
             parts = unquote(urlsplit(self.path).path).strip("/").split("/")
             if parts[0] == "api":
-                self.answer(json.dumps(self.api(parts[2:])).encode())
+                self.answer(json.dumps(self.api(*parts[1:])).encode())
                 return
             at = parts.index("resolve")
             content = files.get("/".join(parts[:at] + parts[at + 2 :]))
@@ -35,12 +51,11 @@ def hub(files: dict[str, bytes]) -> Iterator[str]:
             etag = hashlib.sha256(content).hexdigest()
             self.answer(content, 200, {"ETag": f'"{etag}"', "X-Repo-Commit": parts[at + 1]})
 
-        def api(self, parts: list[str]) -> object:
-            name = "/".join(parts[:2])
-            inside = {
-                path.removeprefix(f"{name}/"): body for path, body in files.items() if path.startswith(f"{name}/")
-            }
-            if "tree" in parts:
+        def api(self, kind: str, owner: str, repository: str, *more: str) -> object:
+            name = f"{owner}/{repository}"
+            prefix = f"{kind}/{name}/" if kind == "datasets" else f"{name}/"
+            inside = {path.removeprefix(prefix): body for path, body in files.items() if path.startswith(prefix)}
+            if "tree" in more:
                 return [
                     {"type": "file", "path": path, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
                     for path, body in inside.items()
@@ -55,12 +70,15 @@ def hub(files: dict[str, bytes]) -> Iterator[str]:
             if self.command == "GET":
                 self.wfile.write(content)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as address:
+        yield address
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Let the client ask `endpoint` and no other."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", endpoint)

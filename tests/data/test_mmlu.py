@@ -1,3 +1,4 @@
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -38,3 +39,20 @@ def test_a_row_that_is_no_question_is_named(small_data: Path, row: str) -> None:
     path.write_text(f"q,a,b,c,d,A\n{row}\n")
     with pytest.raises(DataError, match=r"anatomy_test\.csv, row 2"):
         read_split(small_data, "test", "anatomy")
+
+
+def test_the_validation_split_is_read_where_it_is_and_named_where_it_is_not(small_data: Path) -> None:
+    """lm-eval's `mmlu_flan_cot_zeroshot` asks for it."""
+    with pytest.raises(DataError, match=r"mmlu lacks the split 'validation' .*it has \['test', 'dev'\]"):
+        local_dataset("cais/mmlu", "anatomy")["validation"]
+    (small_data / "mmlu" / "val").mkdir()
+    shutil.copy(small_data / "mmlu" / "test" / "anatomy_test.csv", small_data / "mmlu" / "val" / "anatomy_val.csv")
+    found = local_dataset("cais/mmlu", "anatomy")
+    assert found["validation"][0] == found["test"][0]
+
+
+def test_lm_evals_task_is_refused_by_the_split_that_is_missing(small_data: Path) -> None:
+    from sage_eval.compare.tasks import load_tasks
+
+    with pytest.raises(DataError, match="lacks the split 'validation'"):
+        load_tasks(["mmlu_flan_cot_zeroshot_anatomy"], "", {})

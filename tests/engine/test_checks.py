@@ -1,4 +1,5 @@
 import json
+import shutil
 import socket
 
 import pytest
@@ -16,7 +17,7 @@ def refuse(model, **arguments):
 
 def test_an_unknown_backend_lists_the_known(reference_model):
     with pytest.raises(
-        UsageError, match=r"'sage-attn' is unknown; did you mean 'sage_attn'\?; known: .*torch_native.*triton"
+        UsageError, match=r"'sage-attn' is unknown; did you mean sage_attn.*; known: .*torch_native.*triton"
     ):
         refuse(reference_model, attention_backend="sage-attn")
 
@@ -36,13 +37,20 @@ def test_a_missing_model_is_one_line(tmp_path, monkeypatch):
 def test_a_head_size_without_kernel_is_refused_for_sage_alone(reference_model, tmp_path):
     config = json.loads((reference_model / "config.json").read_text()) | {"head_dim": 80}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    refuse(tmp_path, attention_backend="torch_native")
     with pytest.raises(UsageError, match="head_dim=80"):
         refuse(tmp_path, attention_backend="sage_attn")
+    refuse(tmp_path, attention_backend="torch_native", load_format="dummy")
+
+
+def test_missing_weights_are_refused_unless_none_are_read(reference_model, tmp_path):
+    shutil.copy(reference_model / "config.json", tmp_path)
+    refuse(tmp_path, load_format="dummy")
+    with pytest.raises(DataError, match="no weights"):
+        refuse(tmp_path)
 
 
 def test_the_package_kernel_needs_the_package(reference_model, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("sage_eval.engine.checks.find_spec", lambda name: None)
     with pytest.raises(PrerequisiteError, match="pip install sageattention"):
         refuse(reference_model, attention_backend="sage_attn", kernel="package")
 

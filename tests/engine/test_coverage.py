@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from sage_eval.engine.coverage import Coverage, check, coverage_delta, read_counters, tally
@@ -7,6 +9,10 @@ from sage_eval.errors import CoverageError
 def replies(*counts):
     """(prompt, cached, completion) tokens of each request."""
     return [{"meta_info": {"prompt_tokens": p, "cached_tokens": c, "completion_tokens": g}} for p, c, g in counts]
+
+
+def counted(replies, tokens):
+    return dataclasses.replace(tally(replies, "sage_attn"), tokens=tokens, counted=True)
 
 
 def state(layers=8, **tokens):
@@ -27,31 +33,31 @@ def test_delta_leaves_out_what_did_not_move():
 
 
 def test_without_counters_sglangs_report_stands_under_the_backends_name():
-    coverage = tally(replies((10, 0, 1), (20, 16, 5)), None, "triton")
+    coverage = tally(replies((10, 0, 1), (20, 16, 5)), "triton")
     assert coverage.tokens == {"prefill/triton": 10, "prefill_prefix/triton": 4, "decode/triton": 4}
     assert (coverage.prompt_tokens, coverage.cached_tokens, coverage.computed_tokens) == (30, 16, 14)
     assert not coverage.counted
 
 
 def test_counted_plus_cached_must_be_the_prompt():
-    good = tally(replies((20, 16, 0)), {"prefill_prefix/sage": 4}, "sage_attn")
+    good = counted(replies((20, 16, 0)), {"prefill_prefix/sage": 4})
     check(good, sage_only=True)
-    bad = tally(replies((20, 16, 0)), {"prefill_prefix/sage": 3}, "sage_attn")
+    bad = counted(replies((20, 16, 0)), {"prefill_prefix/sage": 3})
     with pytest.raises(CoverageError, match=r"computed 3 prompt tokens and 16 were cached.* had 20"):
         check(bad, sage_only=True)
 
 
 def test_decode_tokens_are_no_prefill():
-    check(tally(replies((20, 0, 3)), {"prefill/sage": 20, "decode/exact": 2}, "sage_attn"), sage_only=True)
+    check(counted(replies((20, 0, 3)), {"prefill/sage": 20, "decode/exact": 2}), sage_only=True)
 
 
 def test_a_fallback_kernel_is_an_error_only_where_sage_is_required():
-    coverage = tally(replies((20, 0, 0)), {"prefill/sage-paged": 15, "prefill/exact-sdpa": 5}, "sage_attn")
+    coverage = counted(replies((20, 0, 0)), {"prefill/sage-paged": 15, "prefill/exact-sdpa": 5})
     check(coverage, sage_only=False)
     with pytest.raises(CoverageError, match=r"5 of 20 prompt tokens .*exact-sdpa: 5"):
         check(coverage, sage_only=True)
 
 
 def test_coverages_add_up():
-    total = tally(replies((10, 0, 1)), None, "fa3") + tally(replies((5, 5, 1)), None, "fa3")
+    total = tally(replies((10, 0, 1)), "fa3") + tally(replies((5, 5, 1)), "fa3")
     assert total == Coverage({"prefill/fa3": 10.0}, 15, 5, 2, counted=False)

@@ -15,4 +15,4 @@ def test_naming_the_room_imports_nothing_heavy():
 def test_what_runs_inside_sglangs_processes_knows_nothing_of_the_probes():
     inside = "from sage_eval import plugins; from sage_eval.engine import scheduler, scheduler_memory"
     assert "sage_eval.engine.scheduler_profile" in loaded(inside, "sage_eval.engine")
-    assert loaded(inside, "sage_eval.probes", "sage_eval.runs", "sage_eval.report", "torch", "sglang") == []
+    assert loaded(inside, "sage_eval.measure", "sage_eval.compare", "sage_eval.report", "torch", "sglang") == []

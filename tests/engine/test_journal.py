@@ -16,8 +16,8 @@ COVERAGE = Coverage({"prefill/sage": 1 / 3, "decode/exact": 7.0}, 12, 3, 8, coun
 ODD = (-0.1, -math.pi * 1e-300, -5e-324, -0.0, -1.7976931348623157e308)
 
 
-def part(call="c", start=0, *answers):
-    return Slice(call, start, list(answers) or [[Score(ODD, True)]], COVERAGE, 1.25)
+def part(keys="a", *answers):
+    return Slice(list(keys), list(answers) or [[Score(ODD, True)]] * len(keys), COVERAGE, 1.25)
 
 
 @pytest.fixture
@@ -33,21 +33,21 @@ def written(path, *parts):
     return path
 
 
-def kept(path, call="c", fingerprint="f"):
+def kept(path, keys="abc", fingerprint="f"):
     journal = Journal(path, fingerprint)
     try:
-        return list(journal.kept(call))
+        return list(journal.kept(keys))
     finally:
         journal.close()
 
 
 def test_answers_and_coverage_come_back_exactly(path):
-    whole = part(
-        "c", 0, [Score(ODD, True), Score((-2.0,), None)], [Generation((5, 0, 2**31 - 1), "stop")], [Score((), False)]
-    )
-    [found] = kept(written(path, whole))
-    assert found == whole
-    assert [math.copysign(1, x) for x in found.answers[0][0].logprobs] == [-1.0] * len(ODD)
+    answers = [
+        [Score(ODD, True), Score((-2.0,), None)], [Generation((5, 0, 2**31 - 1), "stop")], [Score((), False)],
+    ]  # fmt: skip
+    [(found, *rest)] = kept(written(path, part("abc", *answers)))
+    assert (found, rest) == (dict(enumerate(answers)), [COVERAGE, 1.25])
+    assert [math.copysign(1, x) for x in found[0][0].logprobs] == [-1.0] * len(ODD)
 
 
 def test_the_most_probable_tokens_come_back_as_the_arrays_they_were(path):
@@ -57,11 +57,11 @@ def test_the_most_probable_tokens_come_back_as_the_arrays_they_were(path):
         for n, k in ((3, 4), (1, 2))
     ]
     scores = [[Score((-1.0,) * len(top.ids), None, top)] for top in tops]
-    [found] = kept(written(path, part("c", 0, scores[0], [Score((-1.0,), True)], scores[1])))
-    for top, [score] in zip(tops, found.answers[::2], strict=True):
+    [(found, *_)] = kept(written(path, part("abc", scores[0], [Score((-1.0,), True)], scores[1])))
+    for top, [score] in zip(tops, [found[0], found[2]], strict=True):
         np.testing.assert_array_equal(score.top.ids, top.ids, strict=True)
         np.testing.assert_array_equal(score.top.logprobs, top.logprobs, strict=True)
-    assert found.answers[1][0].top is None
+    assert found[1][0].top is None
 
 
 def test_a_new_journal_has_nothing(path):
@@ -71,18 +71,18 @@ def test_a_new_journal_has_nothing(path):
 
 @pytest.mark.parametrize("lost", [1, 5, 60])
 def test_a_cut_record_is_dropped_and_the_next_follows_what_was_whole(path, lost):
-    written(path, part(), part(start=1))
+    written(path, part("a"), part("b"))
     os.truncate(path, path.stat().st_size - lost)
-    assert [found.start for found in kept(path)] == [0]
-    written(path, part(start=1))
-    assert [found.start for found in kept(path)] == [0, 1]
+    assert [set(found) for found, *_ in kept(path)] == [{0}]
+    written(path, part("b"))
+    assert [set(found) for found, *_ in kept(path)] == [{0}, {1}]
 
 
 def test_a_damaged_record_is_dropped(path):
-    data = bytearray(written(path, part(), part(start=1)).read_bytes())
+    data = bytearray(written(path, part("a"), part("b")).read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)
-    assert [found.start for found in kept(path)] == [0]
+    assert [set(found) for found, *_ in kept(path)] == [{0}]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no journal at all", b"\xff" * 40])
@@ -94,14 +94,17 @@ def test_another_arms_journal_or_none_at_all_is_replaced(path, content):
     assert kept(path) == []  # gone for good
 
 
-def test_a_call_made_twice_has_its_slices_once_each(path):
-    written(path, part(start=0), part("d"), part(start=1), part(start=0))
+def test_an_answer_that_was_computed_twice_is_given_out_twice(path):
+    written(path, part("ab"), part("d"), part("ab"))
     journal = Journal(path, "f")
-    assert [[found.start for found in journal.kept("c")] for _ in range(3)] == [[0, 1], [0], []]
+    assert [[set(found) for found, *_ in journal.kept("ab")] for _ in range(3)] == [[{0, 1}], [{0, 1}], []]
 
 
-def test_what_does_not_follow_the_beginning_is_not_used(path):
-    assert kept(written(path, part(start=1))) == []
+def test_a_larger_call_takes_what_an_earlier_one_had_and_counts_it_once(path):
+    journal = Journal(written(path, part("ca"), part("e")), "f")
+    first = list(journal.kept("xay"))
+    assert [(set(found), coverage, took) for found, coverage, took in first] == [({1}, COVERAGE, 1.25)]
+    assert [(set(found), coverage, took) for found, coverage, took in journal.kept("bc")] == [({1}, Coverage(), 0.0)]
 
 
 def test_a_journal_that_cannot_be_written_says_so(tmp_path):

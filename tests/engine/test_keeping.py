@@ -2,11 +2,11 @@
 
 import pytest
 
-from sage_eval.engine import slices
+from sage_eval.engine import journal
 from sage_eval.engine.arm import Arm
+from sage_eval.engine.journal import Slices
 from sage_eval.engine.options import ArmOptions
 from sage_eval.engine.requests import GenerateRequest, ScoreRequest
-from sage_eval.engine.slices import Slices
 from sage_eval.errors import EngineError
 
 KERNEL = "sage-torch-int8-fp16"
@@ -53,8 +53,8 @@ ANSWERS = [GenerateRequest((n % 7, n), {"max_new_tokens": 2, "temperature": 0.0}
 
 @pytest.fixture(autouse=True)
 def short_slices(monkeypatch):
-    monkeypatch.setattr(slices, "FIRST_TOKENS", 20)
-    monkeypatch.setattr(slices, "GROWTH", 1)
+    monkeypatch.setattr(journal, "FIRST_TOKENS", 20)
+    monkeypatch.setattr(journal, "GROWTH", 1)
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def cuts(plan, count, seconds):
 
 
 def test_slices_grow_to_the_time_they_should_take(monkeypatch):
-    monkeypatch.setattr(slices, "GROWTH", 16)
+    monkeypatch.setattr(journal, "GROWTH", 16)
     # A request of 10 tokens takes 0.1 s: 30 s are 300 requests, 120 s are 1,200.
     assert cuts(Slices(payloads(*[10] * 1000)), 1000, 0.1) == [0, 2, 34, 334, 634, 1000]
     assert cuts(Slices(payloads(*[5] * 3000, news=5)), 3000, 0.1) == [0, 2, 34, 546, 1746, 3000]

@@ -1,6 +1,8 @@
 """How engines start, fail and end."""
 
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,20 +24,39 @@ from sage_eval.errors import EngineError
 pytestmark = pytest.mark.engine
 
 
+@pytest.mark.slow
 def test_a_failed_start_is_one_line_with_the_schedulers_reason(reference_model, tmp_path):
-    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(reference_model / file, tmp_path)
+    shutil.copytree(reference_model, tmp_path / "model")
+    config = json.loads((reference_model / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 64}))
     children = host.children()
-    with pytest.raises(EngineError, match=r"(?i)weights") as caught:
-        open_arm(ArmOptions.from_arguments(str(tmp_path)))
+    with pytest.raises(EngineError, match=r"did not start|scheduler died") as caught:
+        open_arm(ArmOptions.from_arguments(str(tmp_path / "model")))
+    assert "memory" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert host.children() == children
     assert signal.getsignal(signal.SIGQUIT) == signal.SIG_DFL
 
 
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_is_told_so(reference_model, tmp_path):
+    """SGLang's processes import the script again, which would open an engine in each of them."""
+    unguarded = SCRIPT.replace('if __name__ == "__main__":', "if True:")
+    (tmp_path / "script.py").write_text(unguarded)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py", reference_model],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert re.search(r"EngineError: .*needs a main guard", done.stderr), done.stderr[-2000:]
+    assert "ready" not in done.stdout
+
+
 SCRIPT = """
 import sys
-from sage_eval.engine import ArmOptions, ScoreRequest, open_arm
+from sage_eval.engine.arm import open_arm
+from sage_eval.engine.options import ArmOptions
+from sage_eval.engine.requests import ScoreRequest
 
 if __name__ == "__main__":
     arm = open_arm(ArmOptions.from_arguments(sys.argv[1], max_length=4608))  # nobody closes it
@@ -81,7 +102,7 @@ def test_a_server_scores_as_an_engine_in_process_does(reference_model, prose):
     server = subprocess.Popen(
         [
             sys.executable, "-m", "sglang.launch_server", "--model-path", reference_model, "--port", str(port),
-            "--device", "cpu", "--attention-backend", "sage_attn", "--dtype", "float32", "--log-level", "error",
+            "--attention-backend", "sage_attn", "--dtype", "float32", "--log-level", "error",
             "--enable-fp32-lm-head",
         ],
         # Without quantisation: that turns differences of the last bit, which the order of batches makes, into steps.

@@ -9,11 +9,19 @@ def options(**arguments):
 
 
 def test_fidelity_computes_every_token_afresh_and_in_one_piece():
-    values = options(max_length=20_000).server_args("cpu")
+    values = options(max_length=20_000).server_args("cuda")
     assert values["disable_radix_cache"] is True
     assert values["chunked_prefill_size"] == -1
     assert values["max_prefill_tokens"] > 20_000
     assert values["context_length"] > 20_000
+
+
+def test_a_cpu_engine_sleeps_while_idle_and_answers_in_small_batches():
+    values = options(max_length=20_000).server_args("cpu")
+    assert values["sleep_on_idle"] is True
+    assert values["max_prefill_tokens"] <= 2048
+    assert options(sleep_on_idle=False).server_args("cpu")["sleep_on_idle"] is False
+    assert not {"sleep_on_idle", "max_prefill_tokens"} & set(options().server_args("cuda"))
 
 
 def test_throughput_leaves_sglangs_own_settings():
@@ -29,12 +37,12 @@ def test_sglangs_own_arguments_win_over_defaults_but_not_over_the_device():
 
 
 def test_an_unknown_argument_names_the_nearest():
-    with pytest.raises(UsageError, match=r"'atention_backend'.*did you mean 'attention_backend'"):
+    with pytest.raises(UsageError, match=r"'atention_backend'.*did you mean attention_backend"):
         options(atention_backend="triton")
 
 
 def test_a_mistyped_setting_names_the_nearest():
-    with pytest.raises(UsageError, match=r"'smoothk'.*did you mean 'smooth_k'"):
+    with pytest.raises(UsageError, match=r"'smoothk'.*did you mean smooth_k"):
         options(attention_backend="sage_attn", smoothk="off")
 
 

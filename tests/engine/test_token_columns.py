@@ -1,14 +1,17 @@
-"""The hook on SGLang's log-probabilities of chosen ids: the same answers, from one copy."""
+"""The hook on SGLang's log-probabilities of chosen ids, where SGLang needs it: the same answers, from one copy."""
 
+import functools
 import inspect
-import subprocess
-import sys
 
 import pytest
 import torch
 from sglang.srt.layers import logprob_processor
 
-from sage_eval.engine.token_columns import fetch_once
+from sage_eval.engine.token_columns import Columns, fetch_once
+from sage_eval.errors import PrerequisiteError
+from sage_eval.seams import COLUMNS, one_by_one
+
+needed = pytest.mark.skipif(not one_by_one(), reason="this SGLang fetches a request's rows at once by itself")
 
 
 @pytest.fixture
@@ -27,19 +30,24 @@ CASES = {
 }
 
 
+@needed
 @pytest.mark.parametrize("case", CASES)
-def test_the_answers_are_those_of_sglang(case, original):
+@pytest.mark.parametrize("raw", [False, True][: COLUMNS.form() + 1])  # the first form knows no logits
+def test_the_answers_are_those_of_sglang(case, raw, original):
     wanted, lengths, split = CASES[case]
-    logprobs = torch.randn(7, 8, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    logits = torch.randn(7, 8, generator=torch.Generator().manual_seed(0))
+    peak = logits.max(-1).values
+    normaliser = {"log_normalizer": (peak, logits.logsumexp(-1) - peak)} if raw else {}
     results = []
-    for function in (original, lambda *args: fetch_once(original, *args)):
+    for function in (original, functools.partial(fetch_once, original)):
         # What began in the last chunk has its entry already.
         values, ids = ([[[0.0]]], [[[0]]]) if split else ([], [])
-        left = function(logprobs, wanted, lengths, values, ids, split)
+        left = function(logits if raw else logits.log_softmax(-1), wanted, lengths, values, ids, split, **normaliser)
         results.append((left, values, ids))
     assert results[0] == results[1]
 
 
+@needed
 def test_the_device_is_asked_once(monkeypatch, original):
     asked = []
     tolist = torch.Tensor.tolist
@@ -48,11 +56,7 @@ def test_the_device_is_asked_once(monkeypatch, original):
     assert asked == [(50, 3)]
 
 
-def test_the_plugin_puts_it_around_sglangs_function():
-    script = (
-        "import inspect; from sglang.srt.plugins import load_plugins; load_plugins(); "
-        "from sglang.srt.layers.logprob_processor import get_token_ids_logprobs_chunk as found; "
-        "assert inspect.unwrap(found) is not found"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-500:]
+def test_another_way_of_reading_is_an_error_with_sglangs_version():
+    """Several rows at once, as later versions read them: once a wrong shape without a word."""
+    with pytest.raises(PrerequisiteError, match=r"SGLang [\d.]+ reads log-probabilities"):
+        Columns(torch.zeros(4, 8), [1])[0:2, [1]]

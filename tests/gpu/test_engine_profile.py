@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from sage_eval.probes.serving.profile import profile
-from sage_eval.probes.serving.worker import _run
+from sage_eval.measure.serving.worker import profile, run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -25,19 +24,18 @@ def arm(request, open_arm):
 
 @pytest.mark.parametrize(("kind", "command", "by"), [("prefill", PREFILL, "launch"), ("decode", DECODE, "name")])
 def test_every_part_has_its_kernels(arm, kind, command, by):
-    found = profile(arm.transport, kind, lambda: _run(arm, {**command, "seed": 1, "vocabulary": 8192}))
-    assert "error" not in found, found
-    times = found["times"]
-    assert all(times["seconds"][part] > 0 for part in ("attention", "products", "other", "idle"))
-    assert times["by"] == by
+    found = profile(arm.transport, kind, lambda: run(arm, {**command, "seed": 1, "vocabulary": 8192}))
+    assert found.error is None
+    assert all(found.seconds[part] > 0 for part in ("attention", "products", "other", "idle"))
+    assert found.by == by
     # The graph replays what the same engine launches without it.
-    assert times["guessed"] < 0.1
-    assert not any("gemm" in kernel["name"] or "nvjet" in kernel["name"] for kernel in times["kernels"])
+    assert found.guessed < 0.1
+    assert not any("gemm" in kernel.name or "nvjet" in kernel.name for kernel in found.kernels)
 
 
 def test_the_backends_own_kernels_are_the_attentions(arm):
-    found = profile(arm.transport, "prefill", lambda: _run(arm, {**PREFILL, "seed": 2, "vocabulary": 8192}))
-    names = " ".join(kernel["name"] for kernel in found["times"]["kernels"])
+    found = profile(arm.transport, "prefill", lambda: run(arm, {**PREFILL, "seed": 2, "vocabulary": 8192}))
+    names = " ".join(kernel.name for kernel in found.kernels)
     assert (
         ("_attend_kernel" in names and "_code_kernel" in names)
         if arm.backend == "sage_attn"

@@ -4,16 +4,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_decode_kernel
 import test_paged_kernels
 import torch
-from test_decode_kernel import Decode
 from test_paged_kernels import Batch
 
 from sage_eval.attention.kernels.tiles import Tile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "attention"))
-from mutations import DECODE, MUTATIONS, ON_HOPPER, mutant
+from mutations import MUTATIONS, ON_HOPPER, mutant
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,9 +19,10 @@ pytestmark = [
 ]
 
 
-def seen(batch: Batch | Decode) -> bool:
+def seen(batch: Batch) -> bool:
+    balance = torch.rand(2, 128, generator=torch.Generator().manual_seed(3)) * 2 + 0.25
     try:
-        batch.check()
+        batch.check(balance=balance.cuda())
     except AssertionError:
         return True
     return False
@@ -44,7 +43,7 @@ def revealing_batch() -> Batch:
 @pytest.mark.parametrize("name", [None, *MUTATIONS])
 def test_mistakes_in_prefill(name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paged = mutant(tmp_path, MUTATIONS[name] if name else None, "paged")
-    monkeypatch.setattr(paged, "choose_tile", lambda *_: Tile(64, 8, 2))
+    monkeypatch.setattr(paged, "choose_tile", lambda *_: Tile(8, 2))
     monkeypatch.setattr(test_paged_kernels, "paged_attention", paged.paged_attention)
     assert seen(revealing_batch()) == (name is not None)
 
@@ -57,10 +56,3 @@ def test_mistakes_in_the_hopper_kernel(name: str | None, tmp_path: Path, monkeyp
     paged = mutant(tmp_path, ON_HOPPER[name] if name else None, "paged")
     monkeypatch.setattr(test_paged_kernels, "paged_attention", paged.paged_attention)
     assert seen(revealing_batch()) == (name is not None)
-
-
-@pytest.mark.parametrize("name", [None, *DECODE])
-def test_mistakes_in_decode(name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = mutant(tmp_path, DECODE[name] if name else None, "decode")
-    monkeypatch.setattr(test_decode_kernel, "decode_attention", decode.decode_attention)
-    assert seen(Decode([1, 200, 5000], (8, 2), offset=4.0)) == (name is not None)

@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor
+from triton.runtime.jit import JITFunction
 
 from sage_eval.attention import numerics
 from sage_eval.attention.kernels import paged
@@ -113,7 +114,7 @@ def float64_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def source(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The kernel this GPU's table names, and the portable one, which other GPUs use."""
     if request.param == "triton":
-        monkeypatch.setattr(paged, "choose_tile", lambda *_: Tile(64, 8, 2))
+        monkeypatch.setattr(paged, "choose_tile", lambda *_: Tile(8, 2))
     return str(request.param)
 
 
@@ -141,6 +142,15 @@ def test_heads_sizes_and_dtypes(heads: tuple[int, int], dim: int, dtype: torch.d
     Batch([0, 100, 0, 65], [300, 77, 1, 129], heads, dim, dtype).check()
 
 
+@pytest.mark.parametrize("dim", [64, 96, 128])
+@pytest.mark.parametrize(
+    ("variant", "limit"), [("int8-fp16", AGAINST_DEFINITION), ("int8-fp8", FP8_AGAINST_DEFINITION)]
+)
+def test_balance(variant: str, limit: float, dim: int, source: str) -> None:
+    batch = Batch([0, 65], [700, 300], (8, 2), dim)
+    batch.check(limit, variant=variant, balance=torch.rand(2, dim, device="cuda") + 0.5)
+
+
 @pytest.mark.parametrize("dim", [64, 128])
 @pytest.mark.parametrize("offset", [0.0, 8.0])
 def test_error_against_float64(dim: int, offset: float, source: str) -> None:
@@ -153,18 +163,25 @@ def test_error_against_float64(dim: int, offset: float, source: str) -> None:
         assert distance(got, want) <= AGAINST_FLOAT64 * distance(batch.define(i), want)
 
 
-def test_k_operands_are_those_of_the_definition_on_a_cpu() -> None:
+def test_q_and_k_operands_are_those_of_the_definition_on_a_cpu() -> None:
     """Bit for bit, in bf16, where ties are common; with a given shift, since a sum has an order."""
     batch = Batch([70, 0, 1000], [61, 300, 129], (2, 2), 96)
     plan, shift = make_plan(batch.prefixes, batch.news, "cuda"), torch.randn(2, 96, device="cuda")
     sources = batch.k, batch.v, batch.k_cache, batch.v_cache, batch.indices
-    codes, scales, _, _ = quantise(*sources, plan, shift=shift)
+    got = quantise(batch.q, *sources, plan, scale=batch.scale, shift=shift)
+    q_codes, q_scales, codes, scales, _, _ = got
+    for tile, (i, start) in enumerate(plan.query_tiles[:, :2].tolist()):
+        want_codes, want_scales = numerics.quantise_q(batch.sequence(i)[0].cpu(), batch.scale)
+        want_codes = want_codes[start : start + 128]
+        got_codes = q_codes.view(-1, 2, 128, 128)[tile, :, : len(want_codes), :96].transpose(0, 1).cpu()
+        assert torch.equal(got_codes, want_codes)
+        assert torch.equal(q_scales.view(-1, 2)[tile].cpu(), want_scales[start // 128])
     for i in range(3):
         k = batch.sequence(i)[1].cpu()
         want_codes, want_scales = numerics.quantise_k(k, shift.cpu())
         first = int(plan.sequences[i, 4])
-        got = codes.view(2, plan.slots, 128)[:, first : first + len(k), :96].transpose(0, 1).cpu()
-        assert torch.equal(got, want_codes)
+        got_codes = codes.view(2, plan.slots, 128)[:, first : first + len(k), :96].transpose(0, 1).cpu()
+        assert torch.equal(got_codes, want_codes)
         assert torch.equal(scales.view(2, -1)[:, first // 64 : first // 64 + len(want_scales)].T.cpu(), want_scales)
 
 
@@ -174,6 +191,62 @@ def test_bits_do_not_depend_on_the_batch(source: str) -> None:
     for which in ([0], [5], [4, 2], [3, 1, 0], [5, 4, 3, 2, 1, 0]):
         for i, out in zip(which, batch.run(which), strict=True):
             assert torch.equal(out, whole[i])
+
+
+@pytest.mark.parametrize("variant", ["int8-fp16", "int8-fp8"])
+@pytest.mark.parametrize("new", [300, 3000])
+def test_later_layers_start_what_the_first_compiled(
+    new: int, variant: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other addresses and values, the same bits as alone, and Triton's own launch is not gone through again."""
+    first, second = (Batch([70, 0], [new, 33], (8, 2), seed=seed) for seed in (0, 1))
+    want = [torch.cat(batch.run(variant=variant)) for batch in (first, second)]
+    plan = make_plan(first.prefixes, first.news, "cuda")
+    launches = []
+    monkeypatch.setattr(JITFunction, "run", lambda *a, _run=JITFunction.run, **b: launches.append(a) or _run(*a, **b))
+    for layer, which in ((first, 0), (second, 1), (first, 0)):
+        out = torch.full_like(layer.q, torch.nan)
+        sources = layer.k_cache, layer.v_cache, layer.indices, plan
+        paged_attention(layer.q, layer.k, layer.v, out, *sources, scale=layer.scale, variant=variant)
+        assert torch.equal(out, want[which])
+        assert len(launches) == 3
+
+
+def test_later_layers_of_another_kind_are_compiled_for_themselves() -> None:
+    """Q of an odd address, and Q, K and V in one tensor: what was compiled for other strides and addresses is wrong."""
+    batch = Batch([70], [300], (8, 2))
+    (want,) = batch.run()
+    plan, sources = make_plan(batch.prefixes, batch.news, "cuda"), (batch.k_cache, batch.v_cache, batch.indices)
+    odd = torch.empty(batch.q.numel() + 1, dtype=batch.q.dtype, device="cuda")[1:].view_as(batch.q).copy_(batch.q)
+    fused = torch.cat([batch.q, batch.k, batch.v], 1).split((8, 2, 2), 1)
+    for q, k, v in ((batch.q, batch.k, batch.v), (odd, batch.k, batch.v), fused, (batch.q, batch.k, batch.v)):
+        out = torch.full_like(batch.q, torch.nan)
+        paged_attention(q, k, v, out, *sources, plan, scale=batch.scale)
+        assert torch.equal(out, want)
+
+
+@pytest.mark.parametrize("variant", ["int8-fp16", "int8-fp8"])
+@pytest.mark.parametrize("new", [1000, 4000])
+def test_layers_one_after_the_other_in_a_graph_have_the_bits_of_each_alone(new: int, variant: str) -> None:
+    """Kernels start before their forerunners end: what they read must have been written, also over old memory."""
+    layers = [Batch([70, 0], [new, 33], (8, 2), seed=seed) for seed in range(4)]
+    want = [torch.cat(layer.run(variant=variant)) for layer in layers]
+    plan, outs = make_plan([70, 0], [new, 33], "cuda"), [torch.full_like(layer.q, torch.nan) for layer in layers]
+
+    def forward() -> None:
+        for layer, out in zip(layers, outs, strict=True):
+            sources = layer.k_cache, layer.v_cache, layer.indices, plan
+            paged_attention(layer.q, layer.k, layer.v, out, *sources, scale=layer.scale, variant=variant)
+
+    forward()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        forward()
+    for _ in range(20):
+        for out in outs:
+            out.fill_(torch.nan)
+        graph.replay()
+        assert all(torch.equal(out, right) for out, right in zip(outs, want, strict=True))
 
 
 @pytest.mark.parametrize("variant", ["int8-fp16", "int4-fp16"])

@@ -8,7 +8,7 @@ from sage_eval.errors import EngineError, UsageError
 
 from .conftest import WINDOW, requests
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 QUESTION = "Which of these is a mammal that lives in the sea?\nA. whale\nB. cod\nC. crab\nD. gull\nAnswer:"
 ANSWERS = [(QUESTION, f" {letter}") for letter in "ABCD"]
@@ -156,4 +156,5 @@ def test_a_template_without_system_role_gets_none(model, monkeypatch):
 def test_results_name_backend_and_coverage(model):
     info = model.get_model_info()
     assert info["attention_backend"] == "torch_native"
+    assert (info["model_dtype"], info["engine_device"]) == ("float32", "cpu")
     assert info["coverage"]["prompt_tokens"] > 0

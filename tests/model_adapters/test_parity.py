@@ -22,10 +22,7 @@ sizes = pytest.mark.parametrize(
 def hf(reference_model):
     from lm_eval.models.huggingface import HFLM
 
-    hf = HFLM(pretrained=str(reference_model), dtype="float32", device="cpu", batch_size=1, max_length=WINDOW)
-    # The model's own `max_new_tokens` would win over the length that lm-eval asks for.
-    hf.model.generation_config.max_new_tokens = None
-    return hf
+    return HFLM(pretrained=str(reference_model), dtype="float32", device="cpu", batch_size=1, max_length=WINDOW)
 
 
 def shuffled(seed, unique, repeats):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model_adapters._top_logprobs import checked
+from model_adapters._known import checked
 from sage_eval.errors import UsageError
 
 from .conftest import requests

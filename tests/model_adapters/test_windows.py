@@ -26,10 +26,22 @@ def test_what_was_cut_is_counted_and_said(caplog):
     assert "2 of 3 contexts exceed 4 tokens and lost their left end (longest: 9)" in caplog.text
 
 
-@pytest.mark.parametrize(("tail", "reason"), [([], "no tokens of its own"), ([1] * 5, "exceeds the window of 4")])
-def test_a_continuation_that_cannot_be_scored_is_refused(tail, reason):
-    with pytest.raises(UsageError, match=reason):
-        Window(4).fit_scores([([1], tail)])
+@pytest.mark.parametrize(
+    ("context", "tail", "reason"),
+    [
+        ([1], [], "no token of its own: .*merges it"),
+        ([1], [1] * 5, "exceeds the window of 4"),
+        ([], [1], "white space alone"),
+    ],
+)
+def test_a_pair_that_cannot_be_scored_is_refused_by_its_name(context, tail, reason):
+    with pytest.raises(UsageError, match=f"item 1: .*{reason}"):
+        Window(4).fit_scores([([1], [2]), (context, tail)], "item {}".format)
+
+
+def test_an_empty_prompt_is_refused_by_its_name():
+    with pytest.raises(UsageError, match="item 1: the prompt is empty"):
+        Window(4).fit_prompts([([1], 1), ([], 1)], "item {}".format)
 
 
 def test_a_long_prompt_is_refused_with_its_excess():

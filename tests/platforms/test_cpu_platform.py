@@ -22,6 +22,12 @@ def test_it_gives_sglang_a_platform_on_a_plain_host(monkeypatch):
     assert platform.get_default_attention_backend() == "torch_native"
 
 
+def test_sglang_finds_the_device_without_a_flag():
+    from sglang.srt.utils.common import get_device
+
+    assert get_device().split(":")[0] == "cpu"
+
+
 def test_server_arguments_that_were_given_win_over_its_defaults():
     from types import SimpleNamespace
 

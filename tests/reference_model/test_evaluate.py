@@ -9,6 +9,8 @@ from reference_model.recipe.__main__ import parser, run
 from reference_model.recipe.evaluate import weights_hash
 from sage_eval.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory, prose, filler):

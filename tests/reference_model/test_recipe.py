@@ -16,6 +16,8 @@ from reference_model.recipe.smoke import SHAPE, STEPS, settings
 from reference_model.recipe.train import Run
 from sage_eval.errors import DataError, UsageError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def built(corpus, tmp_path_factory):

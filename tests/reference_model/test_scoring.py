@@ -12,6 +12,8 @@ from reference_model.recipe.evaluate import Checkpoint
 from reference_model.recipe.scoring import exact_matches, token_losses
 from sage_eval.attention.numerics import attention
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(reference_model):

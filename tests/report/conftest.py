@@ -7,13 +7,13 @@ import pytest
 @pytest.fixture(scope="session")
 def calibrated_run() -> Path:
     """A stored run with a floor, another exact kernel and a control; a loss is planted in its candidate."""
-    return Path(__file__).parents[1] / "runs" / "stored" / "schema_1_calibrated"
+    return Path(__file__).parents[1] / "store" / "stored" / "schema_1_calibrated"
 
 
 @pytest.fixture(scope="session")
 def old_run() -> Path:
     """A run folder as this version wrote it; it must be readable for ever."""
-    return Path(__file__).parents[1] / "runs" / "stored" / "schema_1"
+    return Path(__file__).parents[1] / "store" / "stored" / "schema_1"
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +33,14 @@ def page(full_run):
 @pytest.fixture(scope="session")
 def measured_run(full_run, tmp_path_factory):
     """The same with a record of each probe and benchmark in its folder. Read only."""
-    from sage_eval.probes.sections import found
-    from sage_eval.runs.compare import summarise
+    from sage_eval.compare.run import judge
+    from sage_eval.report import pages
+    from sage_eval.report.comparison import report
+    from sage_eval.report.measurements import found
+    from sage_eval.store import load
     from tests.report.measured import put
 
     folder = put(Path(shutil.copytree(full_run.folder, tmp_path_factory.mktemp("measured") / "run")))
-    return summarise(folder, {"tiny_mmlu": 0.3}, {"accuracy": 0.02}, sections=found(folder))
+    run = judge(load(folder), {"tiny_mmlu": 0.3}, {"accuracy": 0.02})
+    pages.write(report(run, found(folder)), folder)
+    return run

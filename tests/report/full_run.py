@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 from scipy.special import log_softmax
 
-from sage_eval.runs.compare import summarise
-from sage_eval.runs.fidelity import FidelityRecord, Histogram, PositionBin, TaskFidelity
-from sage_eval.runs.files import read_json, write_json, write_jsonl_zst
-from sage_eval.runs.folder import Run
+from sage_eval.compare.run import judge
+from sage_eval.report import pages
+from sage_eval.report.comparison import report
 from sage_eval.statistics.divergence import divergence
 from sage_eval.statistics.fidelity import fidelity
 from sage_eval.statistics.paired import paired_difference
+from sage_eval.store.fidelity import FidelityRecord, Histogram, PositionBin, TaskFidelity, kl_by_position
+from sage_eval.store.files import read_json, write_json, write_jsonl_zst
+from sage_eval.store.folder import Run, load
 
 ARMS = {
     "baseline": ("baseline", 0.0),
@@ -30,12 +32,12 @@ ARMS = {
     "stress-64": ("stress", 0.9),
 }
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)> $\\frac{1}{0}$ & {{ 7 * 7 }} https://example.org"
-STORED = Path(__file__).parents[1] / "runs" / "stored" / "schema_1_calibrated"
+STORED = Path(__file__).parents[1] / "store" / "stored" / "schema_1_calibrated"
 EDGES = [10 ** (exponent / 4) for exponent in range(-32, 9)]
 
 
 def build(folder: Path, subjects: int = 6, items: int = 40, documents: int = 40) -> Run:
-    """Write the folder and summarise it as `sage-eval report` does."""
+    """Write the folder and judge it as `sage-eval report` does."""
     names = [f"tiny_mmlu_{['history', '$law_&_<i>$', 'anatomy'][i % 3]}_{i}" for i in range(subjects)]
     prompts: dict[str, dict] = {}
     for arm, (role, damage) in ARMS.items():
@@ -47,7 +49,9 @@ def build(folder: Path, subjects: int = 6, items: int = 40, documents: int = 40)
     write_json(folder / "manifest.json", manifest)
     write_jsonl_zst(folder / "prompts.jsonl.zst", [{"schema_version": 1}, *prompts.values()])
     write_json(folder / "fidelity.json", _fidelity().model_dump(mode="json"))
-    return summarise(folder, {"tiny_mmlu": 0.3}, {"accuracy": 0.02})
+    run = judge(load(folder), {"tiny_mmlu": 0.3}, {"accuracy": 0.02})
+    pages.write(report(run), folder)
+    return run
 
 
 def _noise(arm, damage, *shape):
@@ -149,6 +153,7 @@ def _fidelity() -> FidelityRecord:
                 task="tiny_text", arm=arm, role=role, k=vocabulary,
                 statistics=fidelity(distributions, *scores, document),
                 kld_histogram=Histogram(edges=EDGES, counts=counts, below=n - sum(counts)), by_position=bins,
+                kl_by_position=kl_by_position(np.arange(n) % 60 * 100, distributions.kl, document),
             )
         )  # fmt: skip
     return FidelityRecord(schema_version=1, baseline="baseline", tasks=tasks)

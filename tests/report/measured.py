@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from sage_eval.runs.files import read_json, write_json
+from sage_eval.store.files import read_json, write_json
 
-PROBES = Path(__file__).parents[1] / "probes"
+PROBES = Path(__file__).parents[1] / "measure"
 STORED = {
     "logits.json": PROBES / "logits" / "stored" / "schema_1.json",
     "drift.json": PROBES / "drift" / "stored" / "schema_1.json",
@@ -17,10 +17,14 @@ STORED = {
 }
 TOKEN = "<script>alert(1)</script>|![x](http://127.0.0.1:9/x.png)`<u>**c**</details>\n|"
 """As a tokenizer may well have it."""
-FIGURES = {f"drift-{name}.svg" for name in ("keys", "own-inputs", "same-inputs")} | {
-    *(f"logits-{name}-prose.svg" for name in ("kld", "position")),
-    "rate-ttft.svg",
-}
+FIGURES = (
+    {"serving-speed.svg"}
+    | {f"drift-{name}.svg" for name in ("own-inputs", "same-inputs")}
+    | {
+        *(f"logits-{name}-prose.svg" for name in ("kld", "position")),
+        "rate-ttft.svg",
+    }
+)
 
 
 def put(folder: Path, *names: str) -> Path:

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
 import pytest
@@ -57,21 +57,26 @@ def test_neither_does_a_page_with_what_probes_measured(measured_run, tmp_path):
     assert (console, asked) == ([], [])
 
 
-def test_nothing_is_wider_than_a_phone(measured_run, tmp_path):
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_number_is_cut_and_nothing_is_wider_than_the_window(measured_run, tmp_path, width):
     page = (measured_run.folder / "report.html").read_text()
     # In a frame, as a browser's window has a least width. The copy may run a script, the page may not.
     inner = escape(re.sub("<meta http-equiv[^>]*>", "", page))
     script = """onload = () => { const inner = document.querySelector("iframe").contentDocument;
         for (const details of inner.querySelectorAll("details")) details.open = true;
-        document.title = inner.documentElement.clientWidth + " " + inner.documentElement.scrollWidth }"""
+        const cut = [...inner.querySelectorAll(".scroll .n")].filter(cell =>
+            cell.getBoundingClientRect().right > cell.closest(".scroll").getBoundingClientRect().right + 1);
+        document.title = [inner.documentElement.clientWidth, inner.documentElement.scrollWidth, cut.length].join(" ") +
+            cut.slice(0, 3).map(cell => ` ${cell.closest(".scroll").ariaLabel}: ${cell.textContent}`) }"""
     measured = tmp_path / "measured.html"
-    frame = f'<iframe width="390" height="800" style="border:0" srcdoc="{inner}"></iframe>'
+    frame = f'<iframe width="{width}" height="800" style="border:0" srcdoc="{inner}"></iframe>'
     measured.write_text(f"<!doctype html><meta charset=utf-8><title></title>{frame}<script>{script}</script>")
     done = subprocess.run(
-        [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", measured.as_uri()],
+        [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,900", "--dump-dom",
+         measured.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    assert "<title>390 390</title>" in done.stdout
+    assert re.findall("<title>(.*?)</title>", done.stdout) == [f"{width} {width} 0"]
 
 
 def test_complaints_and_requests_would_be_noticed(tmp_path):
@@ -86,3 +91,30 @@ def test_a_figure_stands_alone(full_run, tmp_path):
     figure: Path = full_run.folder / "figures" / "differences.svg"
     _, console, asked = visit(figure, tmp_path)
     assert (console, asked) == ([], [])
+
+
+def test_the_leaderboard_sorts_filters_and_complains_of_nothing(tmp_path):
+    page = Path(__file__).parents[2] / "results" / "index.html"
+    _, console, asked = visit(page, tmp_path)
+    assert (console, asked) == ([], [])
+    acts = """onload = () => { const rows = () => [...document.querySelectorAll("#leaderboard tbody tr")];
+        const heads = [...document.querySelectorAll("thead th")];
+        const head = heads.find(each => each.textContent.startsWith("prefill"));
+        head.firstChild.click(); head.firstChild.click();
+        const order = rows().map(row => parseFloat(row.cells[head.cellIndex].textContent) || 0);
+        const filter = document.querySelector("input");
+        filter.value = "h200 fp8"; filter.dispatchEvent(new Event("input"));
+        const left = rows().filter(row => !row.hidden).map(row => row.cells[2].textContent);
+        document.title = JSON.stringify([head.ariaSort, order, left]) }"""
+    copy = tmp_path / "index.html"
+    copy.write_text(re.sub("<meta http-equiv[^>]*>", "", page.read_text()) + f"<script>{acts}</script>")
+    done = subprocess.run(
+        [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", copy.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    [found] = re.findall("<title>(.*?)</title>", done.stdout)
+    sort, order, left = json.loads(unescape(found))
+    assert sort == "descending"
+    assert order == sorted(order, reverse=True)
+    assert order[0] > 1
+    assert left == ["H200"]

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
+from sage_eval.config import VERDICTS
+from sage_eval.render.figures import DARK, DARK_INK, INK, LIGHT, file_name, log_label
 from sage_eval.report.figures import dose, draw, forest
-from sage_eval.report.figures.style import DARK, DARK_INK, INK, LIGHT, file_name, log_label
-from sage_eval.runs import load
-from sage_eval.statistics.verdict import KINDS
+from sage_eval.store import load
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,22 @@ def test_a_control_far_out_is_named_instead_of_squashing_the_rest(figures, full_
         task.task: task.scale * task.controls["control"].difference.value for task in full_run.comparison.verdict.tasks
     }
     assert f"{control['tiny_text']:+.3g} ▸" in texts
-    assert f"◂ {control['tiny_needle']:+.3g}" in texts
+    assert f"◂ {control['tiny_needle']:+.3g}".replace("-", "−") in texts
+
+
+@pytest.mark.parametrize(("missing", "word"), [(["floor", "control"], "no verdict"), (["floor"], "inconclusive")])
+def test_without_calibration_the_figure_gives_no_verdict_either(full_run, missing, word):
+    run = load(full_run.folder)
+    verdict = full_run.comparison.verdict
+    tasks = [task.model_copy(update={"verdict": "inconclusive"}) for task in verdict.tasks]
+    bare = verdict.model_copy(update={"tasks": tasks, "missing": missing})
+    vars(run)["comparison"] = full_run.comparison.model_copy(update={"verdict": bare})
+    [drawing] = forest.figures(run)
+    assert {ax.get_title(loc="right") for ax in drawing.figure.axes} == {word}
 
 
 def test_every_verdict_has_its_gravity():
-    assert sorted(forest.GRAVITY) == sorted(KINDS)
+    assert sorted(forest.GRAVITY) == sorted(VERDICTS)
 
 
 def test_of_very_many_tasks_the_gravest_are_drawn(full_run):

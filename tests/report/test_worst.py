@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sage_eval.report.worst import HEAD, TAIL, worst
-from sage_eval.runs import load
+from sage_eval.report.worst import HEAD, LEAST, TAIL, worst
+from sage_eval.store import load
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,12 @@ def test_within_a_task_lost_items_come_first_then_the_largest_losses(found):
     assert choices[0].lost
     texts = [item.loss for item in found if item.task == "tiny_text"]
     assert texts == sorted(texts, reverse=True)
-    assert texts[-1] > 0
+    assert texts[-1] >= LEAST
+
+
+def test_a_loss_of_rounding_is_none(full_run, monkeypatch):
+    monkeypatch.setattr("sage_eval.report.worst.LEAST", 1e9)
+    assert all(item.lost for item in worst(full_run))
 
 
 def test_choices_show_what_each_arm_chose_and_which_is_right(found, full_run):

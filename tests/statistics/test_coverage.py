@@ -19,7 +19,9 @@ from scipy import stats
 from sage_eval.statistics.fidelity import percentiles
 from sage_eval.statistics.paired import mean, paired_difference, paired_ratio_difference
 from sage_eval.statistics.proportions import tango_interval
-from sage_eval.statistics.resampling import block_bootstrap, bootstrap
+from sage_eval.statistics.resampling import block_bootstrap
+
+pytestmark = pytest.mark.slow
 
 SIZES = (100, 541, 1_319, 5_000, 14_042)
 FLIP_RATES = (0.0, 0.001, 0.005, 0.01, 0.02, 0.05)
@@ -69,7 +71,8 @@ def test_paired_proportions_one_sided(n, lost_share):
 
 def share_covered(draw, truth, runs=RUNS, seed=0):
     rng = np.random.default_rng(seed)
-    estimates = [draw(rng) for _ in range(runs)]
+    estimates = [estimate for _ in range(runs) if (estimate := draw(rng)).low is not None]
+    assert len(estimates) >= runs / 4, "too few have an interval to say how often it holds"
     return np.mean([e.low <= truth <= e.high for e in estimates])
 
 
@@ -138,35 +141,23 @@ def test_percentiles():
     assert 0.93 <= share_covered(draw, float(np.exp(stats.norm.ppf(0.9)))) <= 0.97
 
 
-def test_bootstrap():
-    def draw(rng):
-        return bootstrap(np.mean, rng.gamma(4.0, size=60), resamples=300)
-
-    # 200 runs: two standard errors of the share itself are 3 %
-    assert 0.91 <= share_covered(draw, 4.0, runs=200) <= 0.985
-
-
 def modes(rng, n):
     """Runs of a machine that is now and then almost twice as slow, for some seven runs at a time: medians of 1."""
     slow = np.cumsum(rng.random(n) < 0.15) % 2 ^ (rng.random() < 0.5)
     return 1 + 0.9 * slow + 0.05 * rng.standard_normal(n)
 
 
-@pytest.mark.parametrize("n", [30, 120])
-@pytest.mark.parametrize("draw_one", [lambda rng, n: rng.lognormal(0, 0.05, n), modes], ids=["alike", "modes"])
+def alike(rng, n):
+    """Runs of a steady machine."""
+    return rng.lognormal(0, 0.05, n)
+
+
+@pytest.mark.parametrize(("draw_one", "n"), [(alike, 30), (alike, 120), (modes, 120)])
 def test_ratios_of_medians_in_blocks(draw_one, n):
-    """Measured in a thousand series: 0.93 of 30 rounds with modes, 0.95 to 0.99 else."""
+    """Of those that have an interval, measured 0.97, 0.95 and 0.97; of 30 rounds with modes one in twenty has one."""
 
     def draw(rng):
         a, b = np.log(draw_one(rng, n)), np.log(draw_one(rng, n))
         return block_bootstrap(lambda x, y: np.median(x) - np.median(y), a, b, resamples=300)
 
-    assert 0.89 <= share_covered(draw, 0.0, runs=200) <= 0.996
-
-
-def test_ratios_of_medians_of_single_rounds_would_not_hold():
-    def draw(rng):
-        a, b = np.log(modes(rng, 120)), np.log(modes(rng, 120))
-        return bootstrap(lambda x, y: np.median(x) - np.median(y), a, b, resamples=300)
-
-    assert share_covered(draw, 0.0, runs=100) < 0.8
+    assert 0.89 <= share_covered(draw, 0.0, runs=200) <= 1.0

@@ -7,7 +7,7 @@ import pytest
 
 from sage_eval.statistics.equivalence import items_to_settle
 from sage_eval.statistics.paired import mean, paired_difference, paired_ratio_difference
-from sage_eval.statistics.verdict import KINDS, METRICS, Evidence, judge, seen_controls
+from sage_eval.statistics.verdict import METRICS, Evidence, judge, seen_controls
 
 ACCURACY, PERPLEXITY = METRICS["accuracy"], METRICS["log_perplexity"]
 
@@ -19,7 +19,7 @@ def answers(lost, gained, n=4_000):
     return paired_difference(base, cand)
 
 
-CONTROL = {"int4": answers(lost=600, gained=100)}
+CONTROL = {"int4": answers(lost=60, gained=25)}  # 0.9 pp, less than two margins
 
 
 def task(difference, name="mmlu", **changes):
@@ -33,7 +33,16 @@ TABLE = {
     "inside the margin": (task(EQUAL), "equivalent", "lies within ±0.5 pp"),
     "significant, yet inside": (task(answers(13, 1)), "equivalent", "a significant loss"),
     "significant gain, inside": (task(answers(1, 13)), "equivalent", "a significant gain"),
-    "loss beyond": (task(LOSS), "worse", "-3 pp"),
+    "loss beyond": (task(LOSS), "worse", "beyond the margin of 0.5 pp"),
+    "loss of unsettled size": (task(answers(60, 28)), "loss found", "whether it exceeds the margin of 0.5 pp"),
+    "loss at chance": (task(LOSS, chance=0.9), "worse", "although the baseline is at chance"),
+    "loss with low coverage": (
+        task(LOSS, coverage=0.99, required_coverage=1.0),
+        "worse",
+        "although coverage is 99.00 %",
+    ),
+    "unsettled loss at chance": (task(answers(60, 28), chance=0.9), "loss found", "although the baseline is at chance"),
+    "gain at chance": (task(GAIN, chance=0.9), "not established", "baseline is at chance"),
     "gain beyond": (task(GAIN), "better", "+3 pp"),
     "wide interval": (task(UNCLEAR), "inconclusive", "items would settle it"),
     "few items": (task(answers(0, 0, 29)), "inconclusive", "too few"),
@@ -42,7 +51,6 @@ TABLE = {
         "inconclusive",
         "at least 30 are needed, about 750 items",
     ),
-    "hashes": (task(EQUAL, hashes_match=False), "not established", "hashes differ"),
     "coverage low": (task(EQUAL, coverage=0.97, required_coverage=1.0), "not established", "coverage is 97.00 %"),
     "coverage unknown": (task(EQUAL, required_coverage=1.0), "not established", "coverage is unknown"),
     "coverage reached": (task(EQUAL, coverage=1.0, required_coverage=1.0), "equivalent", "lies within"),
@@ -51,9 +59,10 @@ TABLE = {
     "no control": (task(EQUAL, controls={}), "not established", "no positive control"),
     "control unseen": (task(EQUAL, controls={"int4": EQUAL}), "not established", "int4 was not seen"),
     "control helps": (task(EQUAL, controls={"int4": GAIN}), "not established", "int4 was not seen"),
-    "control inside margin": (task(EQUAL, controls={"int4": answers(13, 1)}), "not established", "int4 was not seen"),
+    "control inside margin": (task(EQUAL, controls={"int4": answers(13, 1)}), "equivalent", "seen is 0.6 margins"),
+    "strong control alone": (task(EQUAL, controls={"int4": LOSS}), "equivalent (blunt)", "seen is 6 margins"),
     "control too few": (task(EQUAL, controls={"int4": answers(20, 0, 29)}), "not established", "int4 was not seen"),
-    "one control of two": (task(EQUAL, controls={"int4": EQUAL, "stress": LOSS}), "equivalent", "lies within"),
+    "one control of two": (task(EQUAL, controls={**CONTROL, "other": EQUAL}), "equivalent", "lies within"),
     "control not beyond": (
         task(answers(120, 97), controls={"int4": answers(21, 0)}),
         "not established",
@@ -62,7 +71,11 @@ TABLE = {
     "damage needs no control": (task(LOSS, controls={}), "worse", "-3 pp"),
     "damage beyond the control": (task(answers(900, 0)), "worse", "-22.5 pp"),
     "gain needs a control": (task(GAIN, controls={}), "not established", "no positive control"),
-    "wide margin": (task(LOSS, metric=replace(ACCURACY, margin=0.05)), "equivalent", "a significant loss"),
+    "wide margin": (
+        task(LOSS, metric=replace(ACCURACY, margin=0.05), controls={"int4": answers(300, 40)}),
+        "equivalent",
+        "a significant loss",
+    ),
 }
 
 
@@ -85,7 +98,7 @@ def nll(shift, spread=0.002, documents=62):
     ("shift", "kind"), [(0.0005, "equivalent"), (0.02, "worse"), (-0.02, "better"), (0.004, "equivalent")]
 )
 def test_higher_perplexity_is_the_harm(shift, kind):
-    evidence = Evidence("wikitext", PERPLEXITY, nll(shift), controls={"int4": nll(0.3)})
+    evidence = Evidence("wikitext", PERPLEXITY, nll(shift), controls={"int4": nll(0.009)})
     assert judge([evidence]).kind == kind
 
 
@@ -105,46 +118,26 @@ def test_overall_verdict(differences, kind, reason):
 
 
 def test_one_task_not_established_leaves_the_whole_so():
-    assert judge([task(EQUAL), task(UNCLEAR), task(EQUAL, hashes_match=False)]).kind == "not established"
+    assert judge([task(EQUAL), task(UNCLEAR), task(EQUAL, controls={})]).kind == "not established"
 
 
-def test_holm_counts_the_tasks_that_can_be_judged():
+def test_holm_counts_every_task_that_is_tested():
     loss = answers(32, 14)  # p = 0.011: significant alone or among three, not among six
-    alone, among_three, barred, among_six = (
-        judge([task(loss)] + [task(answers(9, 9), hashes_match=valid)] * others).tasks[0]
-        for others, valid in ((0, True), (2, True), (5, False), (5, True))
+    alone, among_three, among_six = (
+        judge([task(loss)] + [task(answers(9, 9))] * others).tasks[0] for others in (0, 2, 5)
     )
-    assert (alone.kind, among_three.kind, barred.kind, among_six.kind) == ("worse", "worse", "worse", "inconclusive")
+    assert (alone.kind, among_three.kind, among_six.kind) == ("loss found", "loss found", "inconclusive")
     assert among_three.p == pytest.approx(3 * alone.p)
-    assert barred.p == alone.p
     assert among_six.items == items_to_settle(loss, ACCURACY.margin, tests=6) > items_to_settle(loss, ACCURACY.margin)
 
 
-def test_excess_is_over_the_floor_and_a_floor_of_zero_divides_nothing():
-    with_floor = judge([task(LOSS, floor=answers(10, 0)), task(LOSS, floor=answers(0, 0)), task(LOSS)]).tasks
-    assert [t.excess for t in with_floor] == [pytest.approx(-0.0275), pytest.approx(-0.03), None]
-
-
-@pytest.mark.parametrize(
-    ("difference", "fail_on", "fails"),
-    [
-        (LOSS, ["worse"], True),
-        (UNCLEAR, ["worse"], False),
-        (UNCLEAR, ["worse", "inconclusive"], True),
-        (EQUAL, KINDS[1:], False),
-    ],
-)
-def test_fail_on_decides_the_exit_code(difference, fail_on, fails):
-    assert judge([task(difference)]).fails(fail_on) is fails
-
-
-def test_fail_on_sees_a_task_that_the_overall_verdict_hides():
-    assert judge([task(LOSS), task(UNCLEAR)]).fails(["inconclusive"])
-
-
-def test_fail_on_refuses_unknown_verdicts():
-    with pytest.raises(ValueError, match="unknown verdict bad; choose from equivalent"):
-        judge([task(EQUAL)]).fails(["bad"])
+def test_a_catastrophe_is_worse_whatever_bars_the_task():
+    """Right answers fall from 61.5 to 48.3 %, the best constant answer scores 62.2 %."""
+    n, rng = 14_042, np.random.default_rng(0)
+    base = (rng.random(n) < 0.615).astype(float)
+    cand = np.where(rng.random(n) < 0.25, rng.random(n) < 0.2, base)
+    found = judge([task(paired_difference(base, cand), controls={}, baseline=mean(base), chance=0.622)])
+    assert found.kind == "worse"
 
 
 def test_a_verdict_needs_a_task():
@@ -152,6 +145,7 @@ def test_a_verdict_needs_a_task():
         judge([])
 
 
+@pytest.mark.slow
 def test_equal_arms_raise_few_alarms():
     # 5 % of 1,000 is 50, and 67 two and a half standard errors more
     rng = np.random.default_rng(2024)
@@ -181,19 +175,34 @@ def test_equal_arms_raise_few_alarms():
     assert alarms >= 10, "a test that never alarms would have no power"
 
 
-def test_one_of_several_controls_is_not_seen_by_chance():
-    """A loss of 0.6 pp with p = 0.02 is damage that is seen if one arm was damaged, and luck if five were."""
+def test_how_many_harmless_doses_ran_changes_nothing():
+    """A loss of 0.6 pp with p = 0.02 is seen by itself, and no less beside weaker damage that does nothing."""
     weak, none = answers(lost=61, gained=37), answers(lost=40, gained=40)
     assert 0.01 < weak.p < 0.05
-    alone = task(none, controls={"weak": weak})
-    assert seen_controls(alone) == ["weak"]
-    five = {"weak": weak} | {f"other-{i}": none for i in range(4)}
-    assert seen_controls(task(none, controls=five)) == []
-    assert judge([task(none, controls=five)]).kind == "not established"
+    for others in range(5):
+        doses = [f"dose-{i}" for i in range(others)]
+        item = task(none, controls={"weak": weak} | dict.fromkeys(doses, none), doses=doses)
+        assert seen_controls(item) == ["weak"]
+        assert judge([item]).kind == "equivalent"
+
+
+def test_doses_are_tested_from_the_strongest_down():
+    none, weak, strong = answers(40, 40), answers(61, 37), answers(300, 40)
+    seen = task(none, controls={"4": none, "16": weak, "64": strong}, doses=["64", "16", "4"])
+    assert seen_controls(seen) == ["16", "64"]
+    luck = task(none, controls={"4": weak, "16": none, "64": none}, doses=["64", "16", "4"])
+    assert seen_controls(luck) == []
+    assert "stronger doses were not seen" in judge([luck]).tasks[0].reason
+
+
+def test_a_control_damaged_by_exactly_a_margin_is_seen_however_it_falls():
+    """With many items its loss is as often a little less than the margin as a little more."""
+    less = answers(lost=1_000, gained=510, n=100_000)
+    assert seen_controls(task(EQUAL, controls={"int4": less})) == ["int4"]
 
 
 def test_damage_that_is_not_seen_is_named_beside_that_which_is():
     none, strong = answers(lost=2, gained=2), answers(lost=300, gained=40)
     [found] = judge([task(none, controls={"mild": none, "strong": strong})]).tasks
-    assert found.kind == "equivalent"
+    assert (found.kind, found.sharpness) == ("equivalent (blunt)", pytest.approx(13))
     assert found.reason.endswith("damage seen: strong; not seen: mild")

@@ -112,6 +112,7 @@ def test_windows_ignore_chat_templates_and_system_prompts(small_data: Path, load
 
 
 @needs_real
+@pytest.mark.slow
 def test_the_real_test_set_in_windows_of_2048_tokens(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DATA_ENV, str(REAL))
     documents = list(load("sage_wikitext_tokens")["tasks"]["sage_wikitext_tokens"].eval_docs)

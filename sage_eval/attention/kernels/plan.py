@@ -5,7 +5,8 @@ Nothing in it changes a result: tiles are only ordered so that the longest start
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 
 QUERY_BLOCK = 128
 KEY_BLOCK = 64
-CHUNK = 256  # keys a program adds up for the mean
+CHUNKS = 32  # the most chunks into which a sequence's keys are cut for their sums, which every tile then adds up
+STEP = 64  # a chunk is a multiple of so many keys
 SLOT_ALIGNMENT = 128  # scratch slots of a sequence start here, so that no tile reaches into another sequence
 
 
@@ -23,7 +25,8 @@ class Plan:
 
     `sequences` has a row a sequence: first query row, new tokens, prefix tokens, first entry in kv_indices, first
     scratch slot, first chunk. `query_tiles`, `key_tiles` and `chunks` have rows (sequence, first position); those of
-    `query_tiles` go on with the sequence's row, so that a program learns all it needs from one load.
+    `query_tiles` go on with the sequence's row, so that a program learns all it needs from one load. In `layers`
+    `paged_attention` keeps what the layers of the batch have in common, memory among it: clear it after the last one.
     """
 
     sequences: Tensor
@@ -31,6 +34,7 @@ class Plan:
     key_tiles: Tensor
     chunks: Tensor
     slots: int
+    layers: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 def make_plan(
@@ -44,14 +48,15 @@ def make_plan(
     active = (new > 0) if served is None else (new > 0) & np.asarray(served, bool)
     length = np.where(active, prefix + new, 0)
     slots = -(-length // SLOT_ALIGNMENT) * SLOT_ALIGNMENT
-    chunks = -(-length // CHUNK)
+    chunk = np.maximum(-(-length // (CHUNKS * STEP)) * STEP, 1)
+    chunks = -(-length // chunk)
     table = np.stack([_starts(new), new, prefix, _starts(prefix), _starts(slots), _starts(chunks)], 1)
 
     query_tiles = _tiles(np.where(active, new, 0), QUERY_BLOCK)
     last_key = prefix[query_tiles[:, 0]] + query_tiles[:, 1]
     query_tiles = query_tiles[np.argsort(-last_key, kind="stable")]
     query_tiles = np.concatenate([query_tiles, table[query_tiles[:, 0]]], 1)
-    parts = [table, query_tiles, _tiles(slots, KEY_BLOCK), _tiles(length, CHUNK)]
+    parts = [table, query_tiles, _tiles(slots, KEY_BLOCK), _tiles(length, chunk)]
     flat = torch.from_numpy(np.concatenate([part.ravel() for part in parts]).astype(np.int32))
     if torch.device(device).type == "cuda":
         flat = flat.pin_memory().to(device, non_blocking=True)
@@ -64,8 +69,9 @@ def _starts(sizes: np.ndarray) -> np.ndarray:
     return np.asarray(np.cumsum(sizes) - sizes)
 
 
-def _tiles(sizes: np.ndarray, block: int) -> np.ndarray:
-    """(sequence, first position) of each block of each sequence."""
+def _tiles(sizes: np.ndarray, block: int | np.ndarray) -> np.ndarray:
+    """(sequence, first position) of each block of each sequence; `block` is one size, or one a sequence."""
+    block = np.broadcast_to(block, sizes.shape)
     counts = -(-sizes // block)
     sequence = np.repeat(np.arange(len(sizes)), counts)
-    return np.stack([sequence, (np.arange(counts.sum()) - _starts(counts)[sequence]) * block], 1)
+    return np.stack([sequence, (np.arange(counts.sum()) - _starts(counts)[sequence]) * block[sequence]], 1)

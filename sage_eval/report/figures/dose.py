@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sage_eval.report.figures.style import LIGHT, MARKERS, Drawing, canvas
-from sage_eval.runs.comparison import Comparison
-from sage_eval.runs.folder import Run
-from sage_eval.runs.verdicts import TaskVerdict
+from sage_eval.engine.options import SAGE
+from sage_eval.render.figures import LIGHT, MARKERS, Drawing, canvas
 from sage_eval.statistics.estimate import Estimate
+from sage_eval.store.comparison import Comparison, TaskVerdict
+from sage_eval.store.folder import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,10 +35,14 @@ class Curve:
 
 def curves(comparison: Comparison) -> list[Curve]:
     """A curve for every judged task that was put under stress."""
-    candidate = next(pair for pair in comparison.pairs if pair.role == "candidate")
+    candidates = [pair for pair in comparison.pairs if pair.role == "candidate"]
+    # Of several the one that was put under stress (`compare.calibration`).
+    ours = (pair for pair in candidates if comparison.arms[pair.candidate].backend.partition("+")[0] == SAGE)
+    candidate = next(ours, candidates[0])
     rows = {(row.task, row.metric): row for row in candidate.tasks}
     tasks = comparison.verdict.tasks if comparison.verdict else []
-    found = [(task, rows.get((task.task, task.metric or ""))) for task in tasks if task.doses]
+    stressed = [task for task in tasks if task.doses and task.candidate == candidate.candidate]
+    found = [(task, rows.get((task.task, task.metric or ""))) for task in stressed]
     return [Curve(task, row.higher_is_better, row.difference) for task, row in found if row]
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sage_eval.report.figures.style import LIGHT, MARKERS, POINTS, Drawing, canvas
-from sage_eval.runs.comparison import Comparison, TaskComparison
-from sage_eval.runs.folder import Run
-from sage_eval.runs.verdicts import TaskVerdict
+from sage_eval.render.figures import LIGHT, MARKERS, POINTS, Drawing, canvas
+from sage_eval.report.verdict import LOSSES
 from sage_eval.statistics.estimate import Estimate
-from sage_eval.statistics.verdict import Kind
+from sage_eval.statistics.verdict import GRAVEST_FIRST
+from sage_eval.store.comparison import Comparison, TaskComparison, TaskVerdict
+from sage_eval.store.folder import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ MOST = 12
 """Tasks in the figure; of more, those with the gravest verdicts."""
 NEAR = 3.0
 """A control this many times farther out than all else is named at the edge: to show it would squash the rest."""
-GRAVITY: tuple[Kind, ...] = ("worse", "not established", "inconclusive", "better", "equivalent")
+GRAVITY = GRAVEST_FIRST
 
 Row = tuple[str, str, Estimate]
 
@@ -29,11 +29,13 @@ def figures(run: Run) -> Iterator[Drawing]:
     if not judged:
         return
     shown = sorted(judged, key=lambda task: GRAVITY.index(task.verdict))[:MOST] if len(judged) > MOST else judged
+    calibrated = comparison.verdict is not None and len(comparison.verdict.missing) < 2
     panels = [(task, *_rows(comparison, task)) for task in shown]
     heights = [len(rows) + 2.9 for _, _, rows in panels]
     figure, axes = canvas(0.205 * sum(heights) + 0.2, len(panels), height_ratios=heights)
     for ax, (task, row, rows) in zip(axes, panels, strict=True):
-        _panel(ax, task, row, rows)
+        label = comparison.verdict.label(task) if comparison.verdict else task.task
+        _panel(ax, task, row, rows, label, task.verdict if calibrated or task.verdict in LOSSES else "no verdict")
     note = f" The {MOST} gravest of {len(judged)} tasks." if len(judged) > MOST else ""
     yield Drawing(
         "differences",
@@ -48,6 +50,7 @@ def _rows(comparison: Comparison, task: TaskVerdict) -> tuple[TaskComparison, li
     found = {
         pair.candidate: (pair.role, row)
         for pair in comparison.pairs
+        if pair.role != "candidate" or pair.candidate == task.candidate
         for row in pair.tasks
         if (row.task, row.metric) == (task.task, task.metric)
     }
@@ -57,7 +60,7 @@ def _rows(comparison: Comparison, task: TaskVerdict) -> tuple[TaskComparison, li
     return candidate, sorted(rows, key=lambda row: roles.index(row[1]))
 
 
-def _panel(ax: "Axes", task: TaskVerdict, row: TaskComparison, rows: list[Row]) -> None:
+def _panel(ax: "Axes", task: TaskVerdict, row: TaskComparison, rows: list[Row], title: str, word: str) -> None:
     margin, scale = task.scale * (task.margin or 0.0), task.scale
     limit = _limit(task, rows)
     ax.axvspan(-margin, margin, color=LIGHT["muted"], alpha=0.14, linewidth=0)
@@ -81,15 +84,15 @@ def _panel(ax: "Axes", task: TaskVerdict, row: TaskComparison, rows: list[Row]) 
     ax.set_yticks(range(len(rows)), names)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set_title(task.task, fontweight="bold")
-    ax.set_title(task.verdict, loc="right", fontsize=POINTS)
+    ax.set_title(title, fontweight="bold")
+    ax.set_title(word, loc="right", fontsize=POINTS)
     worse = "← worse" if row.higher_is_better else "worse →"
     ax.set_xlabel(f"difference in {_quantity(task)}  ({worse})")
 
 
 def _quantity(task: TaskVerdict) -> str:
     name = str(task.metric)
-    return f"{'ln ' * (task.unit == 'nats')}{name}, {task.unit}".rstrip(", ")
+    return f"{'ln ' * name.endswith('perplexity')}{name}, {task.unit}".rstrip(", ")
 
 
 def _limit(task: TaskVerdict, rows: list[Row]) -> float:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from sage_eval.report.figures.style import LIGHT, POINTS, Drawing, canvas, file_name
-from sage_eval.runs.comparison import Cell, Comparison
-from sage_eval.runs.folder import Run
+from sage_eval.render.figures import LIGHT, POINTS, Drawing, canvas, file_name
+from sage_eval.store.comparison import Cell, Comparison
+from sage_eval.store.folder import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,14 +17,14 @@ STRONGEST = 0.5
 def figures(run: Run) -> Iterator[Drawing]:
     """A figure for every family of the candidate's retrieval tasks that are not members of another."""
     comparison: Comparison = run.comparison
-    for pair in comparison.pairs:
-        if pair.role != "candidate":
-            continue
+    candidates = [pair for pair in comparison.pairs if pair.role == "candidate"]
+    for pair in candidates:
         for row in pair.tasks:
             if row.parent is not None:
                 continue
+            name = row.task if len(candidates) == 1 else f"{row.task} ({pair.candidate})"
             for family in dict.fromkeys(cell.family for cell in row.cells):
-                yield _draw(row.task, family, [cell for cell in row.cells if cell.family == family])
+                yield _draw(name, family, [cell for cell in row.cells if cell.family == family])
 
 
 def _draw(task: str, family: str, cells: Sequence[Cell]) -> Drawing:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from sage_eval.report.figures.style import LIGHT, Drawing, canvas
-from sage_eval.runs.comparison import Comparison, TaskComparison
-from sage_eval.runs.folder import Run
+from sage_eval.render.figures import LIGHT, Drawing, canvas, file_name
+from sage_eval.store.comparison import Comparison, TaskComparison
+from sage_eval.store.folder import Run
 
 FEWEST = 3
 
@@ -12,18 +12,16 @@ FEWEST = 3
 def figures(run: Run) -> Iterator[Drawing]:
     """One figure of all multiple-choice tasks that are no groups, if they are at least three."""
     comparison: Comparison = run.comparison
-    rows = {
-        row.task: row
-        for pair in comparison.pairs
-        if pair.role == "candidate"
-        for row in reversed(pair.tasks)  # of several metrics the first
-        if row.chance is not None and not row.group
-    }
-    if len(rows) >= FEWEST:
-        yield _draw(sorted(rows.values(), key=lambda row: (-row.difference.value, row.task), reverse=True))
+    candidates = [pair for pair in comparison.pairs if pair.role == "candidate"]
+    for pair in candidates:
+        # Of several metrics the first.
+        rows = {row.task: row for row in reversed(pair.tasks) if row.chance is not None and not row.group}
+        if len(rows) >= FEWEST:
+            ordered = sorted(rows.values(), key=lambda row: (-row.difference.value, row.task), reverse=True)
+            yield _draw(ordered, pair.candidate if len(candidates) > 1 else "")
 
 
-def _draw(rows: list[TaskComparison]) -> Drawing:
+def _draw(rows: list[TaskComparison], candidate: str) -> Drawing:
     figure, [left, right] = canvas(0.175 * len(rows) + 1.1, 1, 2, sharey=True, width_ratios=(1, 1.15))
     words = [row.task.split("_") for row in rows]
     shortest = min(map(len, words)) - 1
@@ -52,8 +50,8 @@ def _draw(rows: list[TaskComparison]) -> Drawing:
     found = dict(zip(labels, handles, strict=True))
     figure.legend(found.values(), found.keys(), loc="outside upper left", ncols=3)
     return Drawing(
-        "subjects",
-        "Accuracy by subject",
+        file_name("subjects", candidate) if candidate else "subjects",
+        f"Accuracy by subject: {candidate}" if candidate else "Accuracy by subject",
         f"{len(rows)} subjects, the largest loss first. Left: accuracy of both arms; right: candidate − baseline with "
         "its 95 % interval, not corrected for the number of subjects.",
         figure,

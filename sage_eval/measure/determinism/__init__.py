@@ -1,0 +1,1 @@
+"""Does a prompt get the same answer however it is served?"""

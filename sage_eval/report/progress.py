@@ -1,0 +1,83 @@
+"""The progress of a comparison on stderr."""
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.markup import escape
+
+EVERY_SECONDS = 60
+"""How often an arm's line is printed where there is no terminal."""
+_BAR = re.compile(r"(?P<what>[^:|]*):\s*\d+%\|.*?\|\s*(?P<done>\d+/\d+)\s*\[[^<]*<(?P<left>[\d:]+)")
+"""A line of tqdm: "loglikelihood:  45%|####  | 9/20 [01:00<01:13, …]"."""
+_ASIDE = re.compile(r"warnings\.warn\(|\w+Warning: ")
+"""A library's warning, which says nothing of how far an arm is."""
+
+
+def plain(line: str) -> str:
+    """A worker's line of progress in words, if it is one: what, how much of it, and the time left."""
+    bar = _BAR.match(line)
+    return f"{bar['what']} {bar['done']}, {bar['left']} left" if bar else line
+
+
+class Progress:
+    """`compare.run.Display` on stderr: one live line per arm on a terminal, elsewhere a plain one every minute."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._now = console, clock
+        self._lock = threading.Lock()
+        self._lines: dict[str, str] = {}
+        self._status = console.status("", spinner="dots")  # rich shows one live area at a time: all arms share it
+
+    @contextlib.contextmanager
+    def arm(self, name: str, backend: str) -> Iterator[Callable[[str], None]]:
+        """Show the arm's current line and its elapsed time until the block ends."""
+        started = said = self._now()
+        label, shown = f"{name} ({backend})", "starting"
+        if not self._console.is_terminal:
+            self._print(f"{label}: running")
+
+        def update(line: str) -> None:
+            nonlocal said, shown
+            now = self._now()
+            minutes, seconds = divmod(int(now - started), 60)
+            shown = shown if _ASIDE.search(line) else line
+            self._show(name, f"{escape(label)} {minutes}:{seconds:02d}  [dim]{escape(shown)}[/]")
+            if not self._console.is_terminal and now - said >= EVERY_SECONDS:
+                said = now
+                self._print(f"{label} {minutes}:{seconds:02d}: {plain(shown)}")
+
+        try:
+            self._show(name, f"{escape(label)}: starting")
+            yield update
+        finally:
+            self._show(name, None)
+        elapsed = self._now() - started
+        self._print(f"{label}: finished in {elapsed:.0f} s")
+
+    def _print(self, line: str) -> None:
+        """A line of its own, whole however wide the console is thought to be."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _show(self, name: str, line: str | None) -> None:
+        """Replace an arm's line, or take it away."""
+        if not self._console.is_terminal:
+            return
+        with self._lock:
+            self._lines = {**self._lines, name: line} if line else {k: v for k, v in self._lines.items() if k != name}
+            if self._lines:
+                self._status.update("\n  ".join(self._lines.values()))
+                self._status.start()
+            else:
+                self._status.stop()
+
+    def again(self, name: str, why: str) -> None:
+        """Say why an earlier call's arm is run again."""
+        self._print(f"{name}: run again, as {why}")
+
+    def kept(self, name: str, backend: str) -> None:
+        """Say that an earlier call's arm is used."""
+        self._print(f"{name} ({backend}): finished earlier, kept")
