@@ -55,7 +55,7 @@ def _candidates(value: Any) -> Any:
     if not isinstance(text, str):
         return value
     try:
-        return tuple(arm.name for arm in parse_arms(text))
+        return tuple(arm.name for arm in parse_arms(text, beside=["pretrained"]))
     except UsageError as error:
         raise ValueError(str(error)) from None
 
@@ -104,7 +104,8 @@ class RunConfig(Asked):
         (SAGE,),
         min_length=1,
         description="attention backend under test; PREFILL+DECODE for two (sage_attn+fa3), with settings of its own "
-        "after a colon (sage_attn:variant=int8-fp8); may be given several times",
+        "after a colon (sage_attn:variant=int8-fp8), pretrained=FOLDER among them: a checkpoint of the same function, "
+        "as sage-eval balance makes it; may be given several times",
     )
     baseline: str | None = Field(None, description="attention backend to compare with; default: SGLang's own choice")
     tasks: Annotated[tuple[str, ...], BeforeValidator(split)] = Field(

@@ -6,6 +6,7 @@ An arm is `BACKEND` or `PREFILL+DECODE`; settings of `sage_attn` follow a colon.
 a colon belongs to the arm before it. Everything else is the same for all arms.
 """
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -28,8 +29,11 @@ class ArmSpec(BaseModel):
         return self.name
 
 
-def parse_arms(text: str) -> list[ArmSpec]:
-    """The arms in `text`, in order. Raises `UsageError` for a repeated arm, or a setting that cannot be."""
+def parse_arms(text: str, beside: Collection[str] = ()) -> list[ArmSpec]:
+    """The arms in `text`, in order; arguments named `beside` may stand among any arm's settings.
+
+    Raises `UsageError` for a repeated arm, or a setting that cannot be.
+    """
     specs: list[str] = []
     for part in (part.strip() for part in text.split(",")):
         if "=" in part and ":" not in part:
@@ -42,10 +46,10 @@ def parse_arms(text: str) -> list[ArmSpec]:
         raise UsageError("no arm is named: give --arms such as fa3,sage_attn")
     if repeated := next((spec for spec in specs if specs.count(spec) > 1), None):
         raise UsageError(f"arm {repeated} is named twice: an arm is compared with others, not with itself")
-    return [_arm(spec) for spec in specs]
+    return [_arm(spec, beside) for spec in specs]
 
 
-def _arm(spec: str) -> ArmSpec:
+def _arm(spec: str, beside: Collection[str]) -> ArmSpec:
     backend, colon, rest = spec.partition(":")
     prefill, plus, decode = backend.partition("+")
     if not prefill or (plus and not decode) or (colon and not rest):
@@ -55,11 +59,12 @@ def _arm(spec: str) -> ArmSpec:
     if odd := next((name for name, equals, _ in pairs if not equals), None):
         raise UsageError(f"arm {spec!r}: {odd!r} is not of the form name=value")
     settings = {name.strip(): value.strip() for name, _, value in pairs}
+    own = {name: settings.pop(name) for name in beside if name in settings}
     if settings and SAGE not in (prefill, decode):
         raise UsageError(f"arm {spec!r}: {', '.join(settings)} is a setting of {SAGE}, which this arm does not run")
     settings = AttentionSettings.from_mapping(settings).model_dump(exclude_unset=True)
     backends = {f"{phase}_attention_backend": name for phase, name in (("prefill", prefill), ("decode", decode))}
-    return ArmSpec(name=spec, arguments=(backends if plus else {"attention_backend": prefill}) | settings)
+    return ArmSpec(name=spec, arguments=(backends if plus else {"attention_backend": prefill}) | settings | own)
 
 
 def role(options: ArmOptions) -> Literal["floor", "control", "candidate"]:

@@ -43,16 +43,19 @@ class Wanted(NamedTuple):
 def candidates(config: RunConfig) -> list[Wanted]:
     """The arms under test: `candidate` where there is one, and named by what they are where there are several.
 
-    Settings of an arm's own go before those of the whole comparison.
+    Settings of an arm's own go before those of the whole comparison. `pretrained` among them is a checkpoint of the
+    same function (`compare.equal_models`).
     """
     found = []
-    for arm in parse_arms(",".join(config.candidate)):
+    for arm in parse_arms(",".join(config.candidate), beside=["pretrained"]):
         backend, _, _ = arm.name.partition(":")
         own = {name: value for name, value in arm.arguments.items() if name in AttentionSettings.model_fields}
         attention = AttentionSettings(**(config.attention.model_dump(exclude_unset=True) | own))
         attention.check()
-        name = "candidate" if len(config.candidate) == 1 else re.sub(r"[^\w.+=-]+", "-", arm.name)
-        found.append(Wanted(name, "candidate", backend, attention))
+        short = re.sub(r"=[^,]*/(?=[^,/]+)", "=", arm.name)  # of paths the last part
+        name = "candidate" if len(config.candidate) == 1 else re.sub(r"[^\w.+=-]+", "-", short)
+        extra = {name: value for name, value in arm.arguments.items() if name == "pretrained"}
+        found.append(Wanted(name, "candidate", backend, attention, extra))
     return found
 
 
@@ -97,10 +100,12 @@ def _wanted(name: str, config: RunConfig, candidate: Wanted, devices: Sequence[M
             extra = {"order_seed": ORDER_SEED, "max_running_requests": running}
             return Wanted(name, "floor", config.baseline, config.attention, extra)
         case ("control", _, _):
-            return Wanted(name, "control", damaged, attention.model_copy(update={"variant": "int4-fp16", **kernel}))
+            worse = attention.model_copy(update={"variant": "int4-fp16", **kernel})
+            return Wanted(name, "control", damaged, worse, candidate.extra)
         case ("control-unsmoothed", _, _):
             variant = {"variant": "int8-fp16"} if attention.variant == "exact" else {}
-            return Wanted(name, "control", damaged, attention.model_copy(update={"smooth_k": "off", **variant}))
+            worse = attention.model_copy(update={"smooth_k": "off", **variant})
+            return Wanted(name, "control", damaged, worse, candidate.extra)
         case ("stress", _, _):
             # The checkpoint is named where the run folder is known: `compare.stressed`.
             return Wanted(name.replace("=", "-"), "stress", candidate.backend, attention)

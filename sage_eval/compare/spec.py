@@ -10,7 +10,7 @@ from sage_eval.compare.tasks import task_files
 from sage_eval.config import TASK_VARIABLES, RunConfig
 from sage_eval.engine.options import SAGE
 from sage_eval.store.asked import Asked
-from sage_eval.store.provenance import content_hash
+from sage_eval.store.provenance import content_hash, describe_model, find_model
 from sage_eval.store.spec import ArmSpec
 
 _NO_DATA = ("models", "manifest.json")
@@ -42,7 +42,7 @@ def arms(
             lm=config.lm,
             model_args=told[arm.name],
             task_args=config.task_args,
-            model_hash=model_hash,
+            model_hash=_own_hash(arm) or model_hash,
             tasks=config.tasks,
             seed=config.seed,
             data_dir=config.data_dir,
@@ -54,6 +54,13 @@ def arms(
         )
         for arm in wanted
     ]
+
+
+def _own_hash(arm: Wanted) -> str | None:
+    """Of the checkpoint that an arm names for itself."""
+    if (own := arm.extra.get("pretrained")) is None:
+        return None
+    return str(describe_model(own, find_model(own))["sha256"])
 
 
 def _contents(arguments: Mapping[str, Any]) -> dict[str, str]:

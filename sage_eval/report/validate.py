@@ -85,11 +85,12 @@ def _hashes(run: Run) -> Iterator[str]:
     lines = "".join(f"{digest}  {file}\n" for file, digest in model["files"].items())
     if hashlib.sha256(lines.encode()).hexdigest() != model["sha256"]:
         yield f"{layout.MANIFEST}: the model's hash is not that of its files"
+    of_run = run.arms["baseline"].record.spec.model_args.get("pretrained")
     for name, arm in run.arms.items():
         spec = arm.record.spec
         if read_record(ArmSpec, arm.folder / layout.SPEC) != spec:
             yield f"arms/{name}: {layout.SPEC} and {layout.ARM} tell of different arms"
-        if spec.role != "stress" and spec.model_hash != model["sha256"]:
+        if spec.model_args.get("pretrained") == of_run and spec.model_hash != model["sha256"]:
             yield f"arms/{name}: it ran another model than {layout.MANIFEST} names"
     for name, prompt in layout.read_prompts(run.folder / layout.PROMPTS).items():
         requests, context = prompt["requests"], prompt.get("context")

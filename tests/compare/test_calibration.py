@@ -1,8 +1,10 @@
 """What each calibration arm is told."""
 
+import shutil
 from typing import get_args
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from sage_eval.compare import calibration, stressed
 from sage_eval.compare.run import output_folder
@@ -10,6 +12,7 @@ from sage_eval.compare.spec import arms
 from sage_eval.config import CALIBRATE, VERDICTS, RunConfig, from_sources
 from sage_eval.errors import DataError, PrerequisiteError, UsageError
 from sage_eval.statistics.verdict import Kind
+from sage_eval.store.provenance import describe_model
 
 HOPPER, ADA = [{"compute_capability": "9.0"}], [{"compute_capability": "8.9"}]
 
@@ -141,9 +144,33 @@ def test_stress_that_cannot_be_made_is_left_out_unless_asked_for(error, referenc
     def refuse(*_):
         raise error
 
-    monkeypatch.setattr(stressed, "_make", refuse)
+    monkeypatch.setattr(stressed, "_apart", refuse)
     plain, asked = (RunConfig(model=str(reference_model), arms=arms) for arms in ((), ("stress=16",)))
     made = stressed.with_checkpoints(plain, arms(plain, "hash", {}), tmp_path)
     assert [spec.name for spec in made] == ["baseline", "candidate", "repeat", "exact", "control"]
     with pytest.raises(type(error), match="no dose will do"):
         stressed.with_checkpoints(asked, arms(asked, "hash", {}), tmp_path)
+
+
+def test_a_candidate_may_have_a_checkpoint_of_its_own(reference_model, tiny):
+    own = f"sage_attn:pretrained={reference_model}"
+    found = specs(tiny(candidate=("sage_attn", own), arms=("control",)))
+    assert list(found) == ["baseline", "sage_attn", "sage_attn-pretrained=reference_model", "control"]
+    balanced = found["sage_attn-pretrained=reference_model"]
+    assert changed(balanced, found["sage_attn"]) == {"pretrained": str(reference_model)}
+    assert balanced.model_hash == describe_model("m", reference_model)["sha256"]
+    assert {found[name].model_hash for name in ("baseline", "sage_attn", "control")} == {"hash"}
+    [_, alone, control] = specs(tiny(candidate=own, arms=("control",))).values()
+    assert changed(control, alone) == {"variant": "int4-fp16"}
+
+
+def test_another_function_is_no_checkpoint_of_a_candidates_own(reference_model, tmp_path):
+    other = shutil.copytree(reference_model, tmp_path / "other")
+    stressed._prove("candidate", str(reference_model), str(other))
+    [first, *_] = sorted(other.glob("*.safetensors"))
+    weights = load_file(first)
+    name = next(name for name in weights if "q_proj" in name)
+    weights[name][0] *= 2
+    save_file(weights, first, {"format": "pt"})
+    with pytest.raises(DataError, match=r"arm candidate: .*other is not the function that .*reference_model is"):
+        stressed._prove("candidate", str(reference_model), str(other))

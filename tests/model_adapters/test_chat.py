@@ -24,7 +24,7 @@ def asked(reference_model, tmp_path_factory):
     from lm_eval.models.huggingface import HFLM
 
     from model_adapters.sglang_sage import SGLangSageLM
-    from sage_eval.lm_eval_hook import task_manager
+    from sage_eval.compare.tasks import load_tasks
 
     model = tmp_path_factory.mktemp("chat") / "model"
     shutil.copytree(reference_model, model)
@@ -33,6 +33,8 @@ def asked(reference_model, tmp_path_factory):
     tasks = [str(there / "gsm8k" / "gsm8k.yaml"), str(there / "gpqa" / "n_shot" / "gpqa_main_n_shot.yaml")]
 
     def asked(kind):
+        # GPQA shuffles its choices with Python's global generator, from which other threads draw too.
+        manager, _ = load_tasks(tasks, str(model), {})
         arguments = {"pretrained": str(model), "dtype": "float32", "max_length": 2048}
         if kind == "hf":
             lm = HFLM(**arguments, device="cpu", batch_size=1)
@@ -40,7 +42,7 @@ def asked(reference_model, tmp_path_factory):
             lm = SGLangSageLM(**arguments, mode=kind, attention_backend="torch_native")
         try:
             return simple_evaluate(
-                lm, tasks=tasks, task_manager=task_manager(["sage_"]), num_fewshot=2, limit=3, log_samples=True,
+                lm, tasks=tasks, task_manager=manager, num_fewshot=2, limit=3, log_samples=True,
                 apply_chat_template=True, fewshot_as_multiturn=True, bootstrap_iters=0, gen_kwargs="max_gen_toks=24",
             )["samples"]  # fmt: skip
         finally:

@@ -7,9 +7,11 @@ from typing import NamedTuple, Self
 HEADS, KV_HEADS = 32, 8
 OURS = {"int8-fp16": "bf16", "int8-fp8": "fp8"}
 """Columns of our kernels, and the GPU's rate that bounds their P·V."""
+BALANCED = {f"{name}-balance": name for name in OURS}
+"""The same with factors per channel and KV head."""
 EXACT = {"fa3-paged": "fa3", "flashinfer": "flashinfer", "triton-extend": "triton"}
 """Columns of exact kernels as SGLang calls them, and their backends; the first that was timed is the rival."""
-KERNELS = (*OURS, "quantise", "package", "triton-extend", "fa3", "fa3-paged", "flashinfer", "cudnn", "fa2")
+KERNELS = (*OURS, *BALANCED, "quantise", "package", "triton-extend", "fa3", "fa3-paged", "flashinfer", "cudnn", "fa2")
 """All columns; see `columns.COLUMNS`."""
 
 

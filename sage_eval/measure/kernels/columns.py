@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from sage_eval.attention.kernels.paged import paged_attention
 from sage_eval.attention.kernels.plan import make_plan
 from sage_eval.attention.kernels.quantise import quantise
-from sage_eval.measure.kernels.cases import HEADS, KV_HEADS, Case
+from sage_eval.measure.kernels.cases import BALANCED, HEADS, KV_HEADS, OURS, Case
 
 Launch = Callable[[], Any]
 
@@ -64,14 +64,17 @@ class Inputs:
         return torch.einsum("hqk,khd->qhd", s.softmax(-1), v)
 
 
-def paged(variant: str) -> Callable[[Inputs], Launch]:
+def paged(variant: str, *, balanced: bool = False) -> Callable[[Inputs], Launch]:
     """Ours, quantisation included."""
 
     def prepare(x: Inputs) -> Launch:
+        balance = torch.linspace(0.5, 2.0, KV_HEADS * x.case.dim, device="cuda").view(KV_HEADS, -1)
+
         def launch() -> Tensor:
             paged_attention(
-                x.q, x.k, x.v, x.out, x.k_cache, x.v_cache, x.indices, x.plan, scale=x.scale, variant=variant
-            )
+                x.q, x.k, x.v, x.out, x.k_cache, x.v_cache, x.indices, x.plan, scale=x.scale, variant=variant,
+                balance=balance if balanced else None,
+            )  # fmt: skip
             return x.out
 
         return launch
@@ -169,8 +172,8 @@ def flashinfer(x: Inputs) -> Launch:
 
 
 COLUMNS: dict[str, Callable[[Inputs], Launch | None]] = {
-    "int8-fp16": paged("int8-fp16"),
-    "int8-fp8": paged("int8-fp8"),
+    **{name: paged(name) for name in OURS},
+    **{name: paged(variant, balanced=True) for name, variant in BALANCED.items()},
     # The part of `int8-fp16` that quantises.
     "quantise": lambda x: lambda: quantise(x.q, x.k, x.v, x.k_cache, x.v_cache, x.indices, x.plan, scale=x.scale),
     "package": package,
