@@ -11,16 +11,30 @@ from rich.markup import escape
 
 EVERY_SECONDS = 60
 """How often an arm's line is printed where there is no terminal."""
-_BAR = re.compile(r"(?P<what>[^:|]*):\s*\d+%\|.*?\|\s*(?P<done>\d+/\d+)\s*\[[^<]*<(?P<left>[\d:]+)")
+SETTLED, SHARE = 20, 0.05
+"""So many requests, or that share of them, are done before a time left is shown: the first of a batch takes as long as
+all that were begun with it.
+"""
+_BAR = re.compile(r"(?P<what>[^:|]*):\s*\d+%\|.*?\|\s*(?P<done>\d+)/(?P<all>\d+)\s*\[[^<]*<(?P<left>[\d:?]+)")
 """A line of tqdm: "loglikelihood:  45%|####  | 9/20 [01:00<01:13, …]"."""
 _ASIDE = re.compile(r"warnings\.warn\(|\w+Warning: ")
 """A library's warning, which says nothing of how far an arm is."""
 
 
 def plain(line: str) -> str:
-    """A worker's line of progress in words, if it is one: what, how much of it, and the time left."""
+    """A worker's line of progress in words, if it is one: what, how much of it, and the time left if that is known."""
+    if not (bar := _BAR.match(line)):
+        return line
+    left = "" if "?" in bar["left"] else f", {bar['left']} left"
+    return f"{bar['what']} {bar['done']}/{bar['all']}{left}"
+
+
+def settled(line: str) -> str:
+    """A worker's line; of a bar that has just begun the time left and the rate are unknown, as tqdm writes that."""
     bar = _BAR.match(line)
-    return f"{bar['what']} {bar['done']}, {bar['left']} left" if bar else line
+    if not bar or int(bar["done"]) >= min(SETTLED, SHARE * int(bar["all"])):
+        return line
+    return f"{line[: bar.start('left')]}?]"
 
 
 class Progress:
@@ -44,7 +58,7 @@ class Progress:
             nonlocal said, shown
             now = self._now()
             minutes, seconds = divmod(int(now - started), 60)
-            shown = shown if _ASIDE.search(line) else line
+            shown = shown if _ASIDE.search(line) else settled(line)
             self._show(name, f"{escape(label)} {minutes}:{seconds:02d}  [dim]{escape(shown)}[/]")
             if not self._console.is_terminal and now - said >= EVERY_SECONDS:
                 said = now
