@@ -95,6 +95,8 @@ class Plan(BaseModel):
     arms: int
     calibration: list[str] = Field(default_factory=list)
     """Those of the arms that calibrate the comparison."""
+    by_default: list[str] = Field(default_factory=list)
+    """Those of them that nobody named: `--no-calibrate` leaves them out."""
     tokens_per_second: float
     rate_from: str
     seconds: float
@@ -122,10 +124,10 @@ class Plan(BaseModel):
         if not self.calibration:
             return text + after
         share = _time(self.seconds * len(self.calibration) / self.arms)
-        return (
-            f"{text}\nOf these, {', '.join(self.calibration)} calibrate the comparison and take about {share}; "
-            f"--no-calibrate leaves out those that are there by default, and with them most verdicts{after}"
-        )
+        left_out = "all of them" if self.by_default == self.calibration else ", ".join(self.by_default)
+        less = f"; --no-calibrate leaves out {left_out}, and with them most verdicts" * bool(self.by_default)
+        costs = f"{', '.join(self.calibration)} calibrate the comparison and take about {share}"
+        return f"{text}\nOf these, {costs}{less}{after}"
 
     def _settles(self, name: str | None, task: TaskPlan) -> str:
         """By the task's own floor, or by that of its group; a text's perplexity, and its divergence."""
@@ -201,11 +203,14 @@ def plan(config: RunConfig) -> Plan:
     start = _START_SECONDS["gpu" if devices else "cpu"]
     seconds = len(specs) * (start + work / rate)
     floors, floors_from = measured_floors(config, model, devices) or ({}, None)
+    calibrating = [spec.name for spec in specs if spec.role not in ("baseline", "candidate")]
+    named = {name.replace("=", "-") for name in config.arms}
     return Plan(
         tasks=counted,
         groups=groups,
         arms=len(specs),
-        calibration=[spec.name for spec in specs if spec.role not in ("baseline", "candidate")],
+        calibration=calibrating,
+        by_default=[name for name in calibrating if name not in named],
         tokens_per_second=rate,
         rate_from=source,
         seconds=seconds,

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from sage_eval.compare.plan import Plan, TaskPlan, _groups, measured_floors, measured_rate
+from sage_eval.compare.plan import Plan, TaskPlan, _groups, measured_floors, measured_rate, plan
 from sage_eval.config import RunConfig
 from sage_eval.statistics.paired import paired_difference
 from sage_eval.store import provenance
@@ -70,9 +70,9 @@ def test_a_group_has_a_line_before_its_members():
 
     members = {"inner": ["a"], "outer": ["inner", "b"]}
     tasks = [task("a", 2), task("b", 3), task("alone", 4)]
-    plan = Plan(tasks=tasks, groups=_groups(members), arms=2, tokens_per_second=1, rate_from="", seconds=0)
+    made = Plan(tasks=tasks, groups=_groups(members), arms=2, tokens_per_second=1, rate_from="", seconds=0)
     rows = [
-        [cell.strip() for cell in line.split("|")[1:]] for line in plan.text().splitlines() if line.startswith("| ")
+        [cell.strip() for cell in line.split("|")[1:]] for line in made.text().splitlines() if line.startswith("| ")
     ]
     assert [(row[0], row[1], row[5]) for row in rows[-6:]] == [
         ("outer (2 tasks)", "5", "3"), ("inner (1 tasks)", "2", "2"), ("a", "2", "2"), ("b", "3", "3"),
@@ -81,11 +81,30 @@ def test_a_group_has_a_line_before_its_members():
 
 
 def test_what_calibration_costs_is_said():
-    text = Plan(
-        tasks=[], arms=5, calibration=["repeat", "exact", "control"], tokens_per_second=1, rate_from="", seconds=6000
-    ).text()
+    arms = ["repeat", "exact", "control"]
+    sizes = {"tasks": [], "arms": 5, "tokens_per_second": 1, "rate_from": "", "seconds": 6000}
+    text = Plan(calibration=arms, by_default=arms, **sizes).text()
     assert "5 arms" in text
-    assert "repeat, exact, control calibrate the comparison and take about 60 min; --no-calibrate leaves out" in text
+    costs = "repeat, exact, control calibrate the comparison and take about 60 min"
+    assert f"{costs}; --no-calibrate leaves out all of them, and with them most verdicts" in text
+    text = Plan(calibration=arms, by_default=arms[:2], **sizes).text()
+    assert f"{costs}; --no-calibrate leaves out repeat, exact, and with them most verdicts" in text
+    text = Plan(calibration=arms, **sizes).text()
+    assert f"{costs}\n" in text
+    assert "--no-calibrate" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "by_default"),
+    [
+        ({"calibrate": False, "arms": ("control", "reorder")}, []),
+        ({"calibrate": True, "arms": ("control", "reorder")}, ["repeat", "exact"]),
+    ],
+)
+def test_arms_that_were_named_are_not_there_by_default(tiny, options, by_default):
+    found = plan(tiny(model="reference_model", **options))
+    assert {"control", "reorder"} <= {*found.calibration}
+    assert found.by_default == by_default
 
 
 def test_a_plan_says_which_margin_its_items_can_settle():
@@ -97,8 +116,8 @@ def test_a_plan_says_which_margin_its_items_can_settle():
     assert gsm8k.smallest_margin == pytest.approx(0.014, abs=0.0005)
     assert mmlu.smallest_margin == pytest.approx(0.0025, abs=0.0001)
     assert text.smallest_margin is None
-    plan = Plan(tasks=[gsm8k, text], arms=2, tokens_per_second=1.0, rate_from="here", seconds=60.0)
-    assert "±1.4 pp" in plan.text()
+    made = Plan(tasks=[gsm8k, text], arms=2, tokens_per_second=1.0, rate_from="here", seconds=60.0)
+    assert "±1.4 pp" in made.text()
 
 
 def test_the_floor_of_an_earlier_run_says_what_equal_arms_differ_by(run, tiny, model, tmp_path):
@@ -121,12 +140,12 @@ def test_the_floor_of_an_earlier_run_says_what_equal_arms_differ_by(run, tiny, m
     assert floors.keys() == {"tiny_choice"}
     assert floors["tiny_choice"].variance == pytest.approx(11 / 80)
     sizes = {"requests": 4, "engine_requests": 1, "prompt_tokens": 1, "longest": 1, "new_tokens": 0}
-    plan = Plan(
+    made = Plan(
         tasks=[TaskPlan(task="tiny_choice", items=320, **sizes)], arms=2, tokens_per_second=1.0, rate_from="here",
         seconds=60.0, floors=floors, floors_from=source,
     )  # fmt: skip
-    assert "±6.1 pp" in plan.text()
-    assert f"they differ as the floor of {source} does" in plan.text()
+    assert "±6.1 pp" in made.text()
+    assert f"they differ as the floor of {source} does" in made.text()
 
 
 def test_margins_and_items_of_a_run_are_fixed_by_a_hash():
