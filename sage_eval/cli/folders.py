@@ -70,7 +70,7 @@ def diff(
     if json:
         typer.echo(found.model_dump_json(indent=1))
     else:
-        table = results.differing(differing(*(one.manifest for one in runs)), (str(run), str(other)))
+        table = results.differing(differing(*(one.told for one in runs)), (str(run), str(other)))
         print_sections([*results.sections(found), Section("differs", "", [table])])
     raise typer.Exit(0 if found.passed else 1)
 
@@ -90,8 +90,8 @@ def reproduce(
 ) -> None:
     """Make a run again with its settings and seeds, and set the new numbers beside the old.
 
-    Says what differs here: versions, GPU, model, items. Exits with 1 where a number does not agree within the 95 %
-    intervals of both runs. An interrupted call is resumed by repeating it.
+    Says what differs here: versions, GPU, model, data, items. Exits with 1 where a number does not agree within the
+    95 % intervals of both runs. An interrupted call is resumed by repeating it.
     """
     from rich.console import Console
 
@@ -125,7 +125,7 @@ def reproduce(
     now = compare(config, display=Progress(Console(stderr=True)), argv=list(ARGV))
     pages.write(report(now), now.folder)
     numbers = again.agreement(_by_todays_rules(then).comparison, now.comparison)
-    table = results.differing(differing(then.manifest, now.manifest), ("then", "now"))
+    table = results.differing(differing(then.told, now.told), ("then", "now"))
     if json:
         listed = [asdict(number) | {"agrees": number.agrees} for number in numbers]
         typer.echo(encoder.dumps(plain({"schema_version": 1, "differs": table.rows, "numbers": listed}), indent=1))

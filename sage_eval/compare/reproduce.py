@@ -11,6 +11,8 @@ from typing import Any, Literal
 from huggingface_hub import try_to_load_from_cache
 
 from sage_eval.compare.fetch import fetch
+from sage_eval.compare.spec import contents, data_hash
+from sage_eval.compare.tasks import task_files
 from sage_eval.config import RunConfig
 from sage_eval.data.prepare import prepare
 from sage_eval.errors import UsageError
@@ -20,6 +22,7 @@ from sage_eval.store.comparison import Comparison, TaskComparison
 from sage_eval.store.files import validate
 from sage_eval.store.folder import MANIFEST, Run
 from sage_eval.store.provenance import describe_model, find_model
+from sage_eval.store.spec import ArmSpec
 
 CLOSE = 1e-3
 """Numbers without an interval agree within this share."""
@@ -83,12 +86,23 @@ def outlook(run: Run, config: RunConfig) -> Outlook:
     model = describe_model(config.model, find_model(config.model)) if here else run.manifest.model
     now = manifests.collect(config.model_dump(mode="json"), [], run.manifest.arms, model, run.manifest.command)
     return Outlook(
-        differs=manifests.differing(run.manifest, now),
+        differs=manifests.differing(run.told, (now, _told_here(run, config))),
         download=0 if here else run.manifest.model["bytes"],
         folder=sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file()),
         seconds=sum(sum(arm.record.seconds.values()) for arm in run.arms.values()),
         arms=len(run.arms),
     )
+
+
+def _told_here(run: Run, config: RunConfig) -> Iterator[ArmSpec]:
+    """What the arms of `run` would be told here, as far as files decide it; data that are yet to be fetched say so."""
+    there = config.data_dir is None or config.data_dir.expanduser().is_dir()
+    data = data_hash(config) if there else {"data_dir": "to be fetched"}
+    files = task_files(config.tasks, config.include_path)
+    for arm in run.arms.values():
+        spec = arm.record.spec
+        here = {"data_dir": config.data_dir, "task_files": files, "contents": data | contents(spec.model_args)}
+        yield spec.model_copy(update=here)
 
 
 @dataclass(frozen=True)

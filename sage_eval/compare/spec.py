@@ -32,9 +32,9 @@ def arms(
         *calibration(config, devices),
     ]
     files = task_files(config.tasks, config.include_path)
-    asked = {name: getattr(config, name) for name in Asked.model_fields}
-    data = {"data_dir": content_hash(config.data_dir.expanduser(), _NO_DATA)} if config.data_dir else {}
     told = {arm.name: _model_args(config, arm) for arm in wanted}
+    asked = {name: getattr(config, name) for name in Asked.model_fields}
+    data = data_hash(config)
     return [
         ArmSpec(
             name=arm.name,
@@ -49,7 +49,7 @@ def arms(
             stack=stack,
             environment={name: os.environ[name] for name in TASK_VARIABLES if os.environ.get(name)},
             task_files=files,
-            contents=data | _contents(told[arm.name]),
+            contents=data | contents(told[arm.name]),
             **asked,
         )
         for arm in wanted
@@ -63,7 +63,12 @@ def _own_hash(arm: Wanted) -> str | None:
     return str(describe_model(own, find_model(own))["sha256"])
 
 
-def _contents(arguments: Mapping[str, Any]) -> dict[str, str]:
+def data_hash(config: RunConfig) -> dict[str, str]:
+    """The hash of what is in the data folder, if there is one, under the name that `ArmSpec.contents` has for it."""
+    return {"data_dir": content_hash(config.data_dir.expanduser(), _NO_DATA)} if config.data_dir else {}
+
+
+def contents(arguments: Mapping[str, Any]) -> dict[str, str]:
     """Hashes of the files and folders that arguments name, the model aside."""
     paths = {
         name: Path(value).expanduser()

@@ -49,7 +49,7 @@ def _says(row: TaskComparison) -> str:
 
 def differing(rows: Sequence[tuple[str, str, str]], names: tuple[str, str]) -> Table:
     """What may make the numbers of two runs differ."""
-    notes = [] if rows else ["nothing: versions, machine and model are the same"]
+    notes = [] if rows else ["nothing: versions, machine, model and data are the same"]
     return Table("What differs", ("", *names), rows, notes, names=3)
 
 

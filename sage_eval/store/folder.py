@@ -36,7 +36,7 @@ from sage_eval.store.comparison import Comparison
 from sage_eval.store.fidelity import FidelityRecord
 from sage_eval.store.files import check_version, read_json, read_jsonl_zst, read_record
 from sage_eval.store.looks import Looks
-from sage_eval.store.manifest import Manifest
+from sage_eval.store.manifest import Manifest, Told
 from sage_eval.store.old import samples as old
 from sage_eval.store.samples import Sample
 from sage_eval.store.spec import ArmSpec
@@ -129,6 +129,11 @@ class Run:
     folder: Path
     manifest: Manifest
     arms: dict[str, Arm]
+
+    @property
+    def told(self) -> Told:
+        """The manifest, and what the arms were told."""
+        return self.manifest, [arm.record.spec for arm in self.arms.values()]
 
     @cached_property
     def prompts(self) -> dict[str, dict[str, Any]]:

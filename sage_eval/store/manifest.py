@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sage_eval.statistics.verdict import METRICS
 from sage_eval.store.provenance import devices, git_state, host, versions
+from sage_eval.store.spec import ArmSpec, contents
 
 
 class Manifest(BaseModel):
@@ -33,9 +34,13 @@ class Manifest(BaseModel):
     registration: str | None = None
 
 
-def differing(then: Manifest, now: Manifest) -> list[tuple[str, str, str]]:
-    """What may make two runs' numbers differ: a name and what each run says of it, – where a package is absent."""
-    sides = [_stated(manifest) for manifest in (then, now)]
+Told = tuple[Manifest, Iterable[ArmSpec]]
+"""A run's manifest, and what its arms were told."""
+
+
+def differing(then: Told, now: Told) -> list[tuple[str, str, str]]:
+    """What may make two runs' numbers differ: a name and what each run says of it, – where it is absent."""
+    sides = [_stated(manifest) | contents(specs) for manifest, specs in (then, now)]
     names = dict.fromkeys([*sides[0], *sides[1]])
     rows = [(name, str(sides[0].get(name, "–")), str(sides[1].get(name, "–"))) for name in names]
     return [row for row in rows if row[1] != row[2] and "" not in row]

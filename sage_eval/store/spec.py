@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,3 +55,14 @@ class ArmSpec(Asked):
     def fingerprint(self) -> str:
         """SHA-256 over the canonical JSON: two arms with the same one need not both be run."""
         return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()
+
+
+def contents(specs: Iterable[ArmSpec]) -> dict[str, str]:
+    """The data, the task files and each arm's own files, as the first digits of their hashes; of data "" if unknown."""
+    found = {}
+    for spec in specs:
+        found["data"] = spec.contents.get("data_dir", "")[:16] if spec.data_dir else "from the hub"
+        found |= {"task files": spec.task_files[:16]} if spec.task_files else {}
+        files = {name: digest[:16] for name, digest in spec.contents.items() if name != "data_dir"}
+        found |= {f"{spec.name}: {name}": digest for name, digest in files.items()}
+    return found

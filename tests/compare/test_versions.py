@@ -11,6 +11,7 @@ from sage_eval.cli import main
 from sage_eval.compare import reproduce
 from sage_eval.compare import run as runner
 from sage_eval.compare.results import compare_runs
+from sage_eval.compare.run import compare
 from sage_eval.compare.spec import arms
 from sage_eval.errors import DataError, UsageError
 from sage_eval.statistics.estimate import Estimate
@@ -62,7 +63,7 @@ def test_nothing_is_said_where_nothing_changed(tmp_path, capsys):
     assert main(["diff", str(STORED), str(copy), "--margin", "accuracy=0.05", "--arm", "candidate"]) == 0
     out = capsys.readouterr().out
     assert out.count("items are the same in both") == 2 * 2 * 3
-    assert "nothing: versions, machine and model are the same" in out
+    assert "nothing: versions, machine, model and data are the same" in out
 
 
 def test_the_command_fails_on_a_loss_and_has_json(repaired, capsys):
@@ -90,10 +91,21 @@ def test_what_differs_names_both_sides():
     then = load(STORED).manifest
     now = then.model_copy(update={"versions": then.versions | {"torch": "9.9"}, "devices": [
         {"name": "NVIDIA H100", "driver": "1", "memory_gib": 80, "compute_capability": "9.0"}]})  # fmt: skip
-    assert differing(then, now) == [
+    assert differing((then, ()), (now, ())) == [
         ("torch", then.versions["torch"], "9.9"), ("GPU", "none", "NVIDIA H100, driver 1"),
     ]  # fmt: skip
-    assert differing(then, then) == []
+    assert differing((then, ()), (then, ())) == []
+
+
+def test_what_differs_names_task_files_and_an_arms_own():
+    then = load(STORED)
+    spec = then.arms["candidate"].record.spec
+    shifts = [spec.model_copy(update={"contents": {"shift": digest}}) for digest in ("a" * 64, "b" * 64)]
+    assert differing((then.manifest, shifts[:1]), (then.manifest, shifts[1:])) == [
+        ("candidate: shift", "a" * 16, "b" * 16)
+    ]
+    other = shifts[0].model_copy(update={"task_files": "c" * 64})
+    assert ("task files", "c" * 16) in [row[::2] for row in differing(then.told, (then.manifest, [other]))]
 
 
 @pytest.fixture
@@ -160,6 +172,32 @@ def test_a_dry_run_says_what_it_takes_and_starts_nothing(again, run, tmp_path, c
     assert "Then it took" in out
     assert "the model is here" in out
     assert not (tmp_path / "again").exists()
+
+
+@pytest.fixture
+def with_data(tiny, tmp_path, monkeypatch):
+    """A finished run whose tasks had a data folder, and the file in it."""
+    file = tmp_path / "data" / "part.txt"
+    file.parent.mkdir()
+    file.write_text("then")
+    monkeypatch.setattr(runner, "_job", in_this_process)
+    monkeypatch.setattr("sage_eval.compare.plan.plan", _Planned)
+    return compare(tiny(data_dir=file.parent, output=tmp_path / "first")).folder, file
+
+
+@pytest.mark.parametrize(("words", "named"), [("then", False), ("now", True)])
+def test_a_dry_run_names_data_that_differ(again, with_data, capsys, words, named):
+    folder, file = with_data
+    file.write_text(words)
+    assert again("--dry-run", "--json", folder=folder) == 0
+    rows = {name: sides for name, *sides in json.loads(capsys.readouterr().out)["differs"]}
+    assert ("data" in rows) is named
+    assert not named or len(set(rows["data"])) == 2
+
+
+def test_a_dry_run_says_which_data_are_to_be_fetched(again, with_data, tmp_path, capsys):
+    assert again("--dry-run", "--data-dir", str(tmp_path / "new"), folder=with_data[0]) == 0
+    assert "to be fetched" in capsys.readouterr().out
 
 
 class _Planned:
