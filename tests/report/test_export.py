@@ -153,12 +153,23 @@ def test_a_latex_table_is_well_formed(table):
 
 
 @pytest.mark.skipif(LATEX is None, reason="no LaTeX is installed")
-def test_a_latex_table_compiles(table, tmp_path):
-    (tmp_path / "page.tex").write_text(
-        "\\documentclass{article}\\usepackage{booktabs}\n\\begin{document}\n" + table + "\\end{document}\n"
-    )
-    subprocess.run([LATEX, "page.tex"], cwd=tmp_path, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+@pytest.mark.parametrize("folder", [STORED, Path(__file__).parents[2] / "results" / "reference-model-h100"])
+def test_a_latex_table_compiles_and_is_no_wider_than_a_line(folder, tmp_path):
+    [table] = export(load(folder), "latex").values()
+    packages = "\\documentclass{article}\\usepackage{booktabs,graphicx}\n"
+    (tmp_path / "page.tex").write_text(f"{packages}\\begin{{document}}\n{table.decode()}\\end{{document}}\n")
+    told = subprocess.run([LATEX, "page.tex"], cwd=tmp_path, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     assert (tmp_path / "page.pdf").stat().st_size > 1_000
+    assert b"Overfull" not in told.stdout
+
+
+def test_a_latex_table_has_one_row_per_task(table):
+    """WikiText's three perplexities say the same."""
+    rows = [line.split(" & ") for line in table.splitlines() if line.endswith(r"\\")][1:]
+    assert [row[0] for row in rows] == [r"tiny\_choice", r"tiny\_perplexity", r"tiny\_needle"]
+    [text] = [row for row in rows if "perplexity" in row[0]]
+    assert text[1] == r"word ppl $\downarrow$"
+    assert r"\pm" not in " ".join(text)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +207,7 @@ def test_the_command_prints_text_and_asks_where_to_put_folders(tmp_path, capsys)
     from sage_eval.cli import main
 
     assert main(["export", str(STORED), "--format", "latex"]) == 0
-    assert capsys.readouterr().out.startswith("% \\usepackage{booktabs}")
+    assert capsys.readouterr().out.startswith("% \\usepackage{booktabs,graphicx}")
     assert main(["export", str(STORED), "--format", "parquet"]) == 2
     assert "--format parquet: say where to with --output" in capsys.readouterr().err
     assert main(["export", str(STORED), "--format", "lm-eval", "--output", str(tmp_path / "out")]) == 0

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sage_eval.compare.pairs import score
-from sage_eval.render.table import MISSING
+from sage_eval.render.table import MISSING, Table
 from sage_eval.report import scores
 from sage_eval.store.comparison import ArmPair, Comparison
 from sage_eval.store.folder import Run
@@ -19,6 +19,10 @@ _NOT_ASCII = {
     "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\to$", "–": "--",
     "≤": r"$\le$", "≥": r"$\ge$", "…": r"\dots{}",
 }  # fmt: skip
+_FIT = (
+    "\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}\n"
+    "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{"
+)
 
 
 def differences(run: Run) -> "pd.DataFrame":
@@ -66,17 +70,18 @@ def parquet(run: Run) -> dict[str, bytes]:
 
 
 def latex(run: Run) -> dict[str, bytes]:
-    """The scores of the candidates as a table of the package booktabs, in ASCII."""
-    import pandas as pd
+    """The candidates' differences as a table of the package booktabs, in ASCII: one row per task, by its judged metric.
 
+    A table that is wider than a line is made smaller.
+    """
     found = run.comparison
     pairs = [pair for pair in found.pairs if pair.role == "candidate"]
     table = scores.scores(found, pairs, members=False)
-    frame = pd.DataFrame([*map(list, table.rows)], columns=list(table.header))
-    frame["verdict"] = list(_verdicts(found, pairs, frame))
+    frame = _short(found, pairs, table)
     caption = (
-        f"{run.manifest.model['name']}: {table.title}, the same items in both arms. $\\pm$ is one standard error; the "
-        "difference is candidate minus baseline, of perplexities in natural logarithms, with a paired 95% interval."
+        f"{run.manifest.model['name']}: {table.title}, the same items in both arms. The difference is candidate minus "
+        "baseline, of perplexities (ppl) in natural logarithms, with a paired 95% interval; flips are items that only "
+        "the baseline ($-$) or only the candidate (+) got right."
     )
     text = frame.to_latex(
         index=False,
@@ -88,7 +93,29 @@ def latex(run: Run) -> dict[str, bytes]:
     text = re.sub(r"(?<![\w}])-(?=\d)", "$-$", text)
     for sign, written in _NOT_ASCII.items():
         text = text.replace(sign, written)
-    return {"table.tex": b"% \\usepackage{booktabs}\n" + text.encode("ascii", "namereplace")}
+    text = text.replace(r"\begin{tabular}", _FIT + r"\begin{tabular}").replace(r"\end{tabular}", r"\end{tabular}}")
+    return {"table.tex": b"% \\usepackage{booktabs,graphicx}\n" + text.encode("ascii", "namereplace")}
+
+
+def _short(found: Comparison, pairs: list[ArmPair], table: Table) -> "pd.DataFrame":
+    """The rows of `table` that were judged, or of a task that was not its first, without what its interval says."""
+    import pandas as pd
+
+    header = [name.removesuffix(" ± SE") for name in table.header]
+    frame = pd.DataFrame([*map(list, table.rows)], columns=header)
+    frame["verdict"] = list(_verdicts(found, pairs, frame))
+    arms = ["task", *(["candidate"] if len(pairs) > 1 else [])]
+    judged = frame["verdict"] != MISSING
+    unjudged = ~judged.groupby([frame[name] for name in arms]).transform("any") & ~frame.duplicated(arms)
+    frame = frame[judged | unjudged].replace(
+        {r" ± [\d.]+": "", r" \(no item differs\)": "", r"^(−\d+) / ": r"\1/"}, regex=True
+    )
+    frame["metric"] = frame["metric"].str.replace("_perplexity", " ppl")
+    group = ""
+    for place, name in frame["task"].items():
+        group = group if name.startswith("– ") else name
+        frame.loc[place, "task"] = name.replace(f"– {group}_", "– ")
+    return frame
 
 
 def _verdicts(found: Comparison, pairs: list[ArmPair], frame: "pd.DataFrame") -> Iterator[str]:
