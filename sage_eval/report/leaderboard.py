@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sage_eval.arms.shape import SHAPES
@@ -28,6 +29,7 @@ from sage_eval.statistics.verdict import GRAVEST_FIRST
 from sage_eval.store import folder as layout
 from sage_eval.store.comparison import ArmPair, Comparison, TaskComparison, TaskVerdict
 from sage_eval.store.fidelity import TaskFidelity
+from sage_eval.store.folder import Run
 from sage_eval.store.record import Record
 
 UNPUBLISHED = ("demo", "tmp")
@@ -95,8 +97,7 @@ def entries(folders: Iterable[Path]) -> list[Entry]:
         model, gpu = _model(manifest.model), _gpu(manifest.devices, manifest.host)
         for pair in run.comparison.pairs:
             if pair.role == "candidate":
-                arms = [run.comparison.arms[name] for name in (pair.candidate, pair.baseline)]
-                arm, baseline = (label(arm.backend, arm.engine.get("attention_settings") or {}) for arm in arms)
+                arm, baseline = (_of_run(run, name) for name in (pair.candidate, pair.baseline))
                 entry = found.setdefault((model, gpu, arm, baseline), Entry(model, gpu, arm, baseline))
                 entry.take(run.folder.name, dict(_scores(run.comparison, pair)))
                 distances = run.fidelity.tasks if run.fidelity else []
@@ -108,13 +109,22 @@ def entries(folders: Iterable[Path]) -> list[Entry]:
     return sorted((e for e in found.values() if e.cells), key=lambda e: (e.model, e.gpu, e.arm))
 
 
-def label(backend: str, settings: Mapping[str, Any]) -> str:
-    """An arm as the command line writes it, its numerics and what else is not the default."""
-    if SAGE not in backend:
-        return backend
-    known = AttentionSettings.from_mapping({k: v for k, v in settings.items() if v is not None})
-    told = {"variant": known.variant} | known.model_dump(exclude_defaults=True, exclude_none=True)
-    return f"{backend}:{','.join(f'{name}={value}' for name, value in told.items())}"
+def _of_run(run: Run, name: str) -> str:
+    """An arm of a comparison; a checkpoint of its own is named."""
+    arm = run.comparison.arms[name]
+    checkpoints = [run.arms[each].record.spec.model_args.get("pretrained") for each in (name, "baseline")]
+    own = {} if checkpoints[0] == checkpoints[1] else {"pretrained": checkpoints[0]}
+    return label(arm.backend, arm.engine.get("attention_settings") or {}, own)
+
+
+def label(backend: str, settings: Mapping[str, Any], more: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """An arm as the command line writes it, its numerics and what else is not the default; of paths the last part."""
+    told = dict(more)
+    if SAGE in backend:
+        known = AttentionSettings.from_mapping({k: v for k, v in settings.items() if v is not None})
+        told = {"variant": known.variant} | known.model_dump(exclude_defaults=True, exclude_none=True) | told
+    shown = ",".join(f"{name}={str(value).rpartition('/')[2]}" for name, value in told.items())
+    return f"{backend}:{shown}" if shown else backend
 
 
 def _model(model: Mapping[str, Any]) -> str:

@@ -39,6 +39,8 @@ def test_links_of_the_page_lead_somewhere(made):
 
 def test_an_arm_is_written_as_the_command_line_does():
     assert label("fa3", {}) == "fa3"
+    own = label("sage_attn", {"balance": "made/here/b.safetensors"}, {"pretrained": "models/m-balanced"})
+    assert own == "sage_attn:variant=int8-fp16,balance=b.safetensors,pretrained=m-balanced"
     assert label("sage_attn+fa3", {"min_tokens": 4096}) == "sage_attn+fa3:variant=int8-fp16,min_tokens=4096"
 
 
