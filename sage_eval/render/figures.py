@@ -11,7 +11,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree
@@ -143,6 +143,26 @@ def strokes(roles: Iterable[str]) -> Iterator[dict[str, Any]]:
         yield {
             "color": ink, "linestyle": lines[index % len(lines)], "marker": MARKERS[role], "markerfacecolor": face,
         }  # fmt: skip
+
+
+def beside(
+    ax: "Axes", groups: Sequence[str], values: Mapping[str, Mapping[str, float]], roles: Sequence[str], start: float
+) -> None:
+    """Draw a group of horizontal lines for each of `groups`, top down: from `start` to each arm's value in it.
+
+    `values` are by arm and group; an arm may lack some. `roles` are the arms'.
+    """
+    places = {group: place for place, group in enumerate(groups)}
+    for number, ((name, mine), style) in enumerate(zip(values.items(), strokes(roles), strict=True)):
+        offset = 0.8 * ((number + 0.5) / len(values) - 0.5)
+        for index, (group, value) in enumerate(mine.items()):
+            y = places[group] + offset
+            [line] = ax.plot([start, value], [y, y], **style, markevery=[1], markersize=4.5, linewidth=1.2)
+            line.set_label("_" if index else name)
+    ax.set_yticks(range(len(groups)), groups)
+    ax.set_ylim(len(groups) - 0.45, -0.55)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", linewidth=0.6)
 
 
 def legend_columns(labels: Sequence[str]) -> int:

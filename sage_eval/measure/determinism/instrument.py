@@ -14,6 +14,8 @@ from pydantic import BaseModel, Field
 from sage_eval.arms.worker import Worker
 from sage_eval.errors import UsageError
 from sage_eval.measure.base import Instrument, Row, Session, TextPlan, View
+from sage_eval.measure.determinism.figures import drawings
+from sage_eval.render.figures import svgs
 from sage_eval.render.table import Table
 from sage_eval.store.record import Record
 
@@ -144,7 +146,7 @@ class Determinism(Instrument[DeterminismPlan, Ways]):
         errors = [f"{name} {row.error:.2g}" for name, row in latest.items() if row.error is not None]
         if errors:
             parts.append(f"Mean absolute difference from {record.baseline}, both `whole`: {', '.join(errors)} nats.")
-        return View(self.title, [*parts, HOW])
+        return View(self.title, [*parts, HOW], svgs(drawings(record, latest)))
 
 
 def causes(row: Ways) -> str:

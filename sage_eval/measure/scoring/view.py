@@ -1,10 +1,11 @@
 """A scoring record for people: one table per task, one of the rates, one of the client."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from statistics import median
 
 from sage_eval.measure.base import View
 from sage_eval.measure.scoring import models
+from sage_eval.measure.scoring.figures import drawings
 from sage_eval.measure.scoring.rows import (
     RULE,
     Agreement,
@@ -16,10 +17,12 @@ from sage_eval.measure.scoring.rows import (
     task_name,
     unequal,
 )  # fmt: skip
+from sage_eval.render.figures import Drawing, svgs
 from sage_eval.render.table import MISSING, Table
 from sage_eval.store.record import Record
 
 STOCK = "sglang"
+SCORING, WHOLE = "from the first request to the last answer", "everything, the engine's start included"
 HOW = (
     "Items per second of the same tasks on the same weights. Each model runs in its own process, one after the other. "
     "`scoring` counts from the first request to the last answer; `end to end` counts everything, the engine's start "
@@ -56,7 +59,7 @@ def view(record: Record[Part], title: str) -> View:
     repeat = " and ".join(f"`{command}`" for command in made.commands)
     head = f"`{made.model['name']}`{weights} on {device}; {versions}. Repeat with {repeat}."
     parts = [head, *(f"**Failed:** {line}" for line in failures(record))]
-    return View(title, [*parts, *_evaluation(record), *_rate(record), *_client(record)])
+    return View(title, [*parts, *_evaluation(record), *_rate(record), *_client(record)], svgs(_drawings(record)))
 
 
 def failures(record: Record[Part]) -> list[str]:
@@ -83,6 +86,19 @@ def tasks(record: Record[Part]) -> dict[str, dict[str, Task]]:
 def ratios(found: Mapping[str, Task]) -> dict[str, float]:
     """Items per second of each model against lm-eval's `sglang`."""
     return {name: task.rate / found[STOCK].rate for name, task in found.items()} if STOCK in found else {}
+
+
+def _drawings(record: Record[Part]) -> Iterator[Drawing]:
+    panels: dict[str, dict[str, dict[str, float]]] = {SCORING: {}, WHOLE: {}}
+    start = {name: arm.start_seconds or 0.0 for name, arm in record.arms.items()}
+    answered = {task_name(cell): found for cell, found in tasks(record).items() if STOCK in found}
+    for task, found in answered.items():
+        stock = found[STOCK].end_to_end(start[STOCK])
+        whole = {name: one.end_to_end(start[name]) / stock for name, one in found.items()}
+        for panel, known in ((SCORING, ratios(found)), (WHOLE, whole)):
+            for name, ratio in known.items():
+                panels[panel].setdefault(name, {})[task] = ratio
+    return drawings(record, STOCK, panels, list(answered))
 
 
 def _evaluation(record: Record[Part]) -> list[str | Table]:

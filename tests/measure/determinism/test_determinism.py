@@ -1,5 +1,6 @@
 """The determinism probe: its arithmetic, its table, and one real comparison of `sage_attn` with itself."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,25 +8,33 @@ import pytest
 
 from sage_eval.cli import main
 from sage_eval.errors import EngineError
+from sage_eval.measure.base import View
 from sage_eval.measure.determinism.instrument import WAYS, Determinism, Ways
 from sage_eval.measure.determinism.worker import Answers, DeterminismWorker, against, refuse_cache
 from sage_eval.report.measurements import text
 from sage_eval.store import record as records
+from sage_eval.store.record import ArmEntry
 
 STORED = Path(__file__).parents[1] / "stored"
 ONE = Answers(logprobs=np.array([[-1.0, -2.0]]), outputs=[(1, 2)])
 OTHER = Answers(logprobs=ONE.logprobs + 0.5, outputs=ONE.outputs)
 
 
-def shown(**changed: set[str]) -> str:
-    """The text of arms in which these ways differ from `whole`."""
+def view(**changed: set[str]) -> View:
+    """That of arms in which these ways differ from `whole`."""
     record = records.read(Ways, STORED / "determinism_schema_1.json", "determinism")
     rows = [
         Ways(arm=arm, cell="ways", block=0, backend="b", error=None,
              ways=[against(ONE, OTHER if way in ways else ONE, way) for way in WAYS if way != "whole"])
         for arm, ways in changed.items()
     ]  # fmt: skip
-    return text(Determinism().view(record.model_copy(update={"rows": rows})))
+    arms = {arm: ArmEntry(role="candidate", arguments={}) for arm in changed}
+    return Determinism().view(record.model_copy(update={"rows": rows, "arms": arms}))
+
+
+def shown(**changed: set[str]) -> str:
+    """The same as text."""
+    return text(view(**changed))
 
 
 def test_identity_is_counted_by_prompt_and_differences_by_token():
@@ -46,6 +55,22 @@ def test_what_changes_bits_is_named_with_the_setting_that_avoids_it():
 
 def test_request_that_differs_twice_leaves_nothing_else_to_blame():
     assert "- a: chance (the same request twice)" in shown(a=set(WAYS))
+
+
+def test_the_figure_has_a_row_per_way_and_a_mark_per_arm():
+    [svg] = view(a={"batched"}, b=set()).figures
+    words = re.findall(r">([^<>]+)</text>", svg.text)
+    assert {"repeat", "batched", "shuffled", "chunked", "prefix", "a", "b"} <= {*words}
+
+
+def test_the_figure_sets_the_distance_of_other_kernels_beside_the_ways():
+    published = Path(__file__).parents[3] / "results" / "probes-h100" / "determinism.json"
+    [svg] = Determinism().view(records.read(Ways, published, "determinism")).figures
+    assert "other kernel: from fa3" in svg.text
+
+
+def test_arms_that_nothing_moves_have_no_figure():
+    assert view(a=set(), b=set()).figures == []
 
 
 @pytest.mark.parametrize(

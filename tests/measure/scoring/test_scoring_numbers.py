@@ -1,5 +1,6 @@
 """What is computed from rows: agreement, ratios, prompts, phases. No engine."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,18 @@ def test_rates_are_compared_with_lm_evals_model():
     assert ratios({row.arm: row.task for row in made.rows}) == pytest.approx({"sglang": 1, "hf": 10})
     assert "| hf | 4 | 2.0 | 10.00 |" in shown(made)
     assert made.rows[1].task.end_to_end(4) == pytest.approx(4 / (4 + 2 + 3))
+
+
+def test_the_figure_has_a_mark_per_model_beside_lm_evals():
+    [svg] = Scoring().view(evaluated(sglang=task(0.5, 20.0), hf=task(0.5, 2.0))).figures
+    words = re.findall(r">([^<>]+)</text>", svg.text)
+    assert words.count("t") == 2  # while scoring, and with the start
+    assert "hf" in words
+    assert "sglang" not in words
+
+
+def test_without_lm_evals_model_there_is_no_figure():
+    assert Scoring().view(evaluated(hf=task(0.5, 2.0))).figures == []
 
 
 def test_share_is_the_median_over_rounds():
