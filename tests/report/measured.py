@@ -23,6 +23,8 @@ FIGURES = (
     | {
         *(f"logits-{name}-prose.svg" for name in ("kld", "position")),
         "rate-ttft.svg",
+        "determinism-ways.svg",
+        "scoring-speed.svg",
     }
 )
 
