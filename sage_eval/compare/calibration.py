@@ -52,7 +52,9 @@ def candidates(config: RunConfig) -> list[Wanted]:
         own = {name: value for name, value in arm.arguments.items() if name in AttentionSettings.model_fields}
         attention = AttentionSettings(**(config.attention.model_dump(exclude_unset=True) | own))
         attention.check()
-        short = re.sub(r"=[^,]*/(?=[^,/]+)", "=", arm.name)  # of paths the last part
+        # Of paths the last part; of `variant=int8-fp8,balance=balance.safetensors` int8-fp8 and balance.
+        short = re.sub(r"=[^,]*/(?=[^,/]+)", "=", arm.name).replace(".safetensors", "").replace("variant=", "")
+        short = re.sub(r"\b(\w+)=\1\b", r"\1", short)
         name = "candidate" if len(config.candidate) == 1 else re.sub(r"[^\w.+=-]+", "-", short)
         extra = {name: value for name, value in arm.arguments.items() if name == "pretrained"}
         found.append(Wanted(name, "candidate", backend, attention, extra))

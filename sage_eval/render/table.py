@@ -103,7 +103,7 @@ def _kind(table: Table, place: int, cell: str = "") -> "Markup":
     if cell == MISSING:
         return Markup(' class="none"') if place < table.names else Markup(' class="n none"')
     if place < table.names:
-        return Markup("")
+        return Markup(' class="w"') if len(cell) > _LONG else Markup("")
     return Markup(' class="n w"') if len(cell) > _LONG else Markup(' class="n"')
 
 

@@ -164,6 +164,11 @@ def test_a_candidate_may_have_a_checkpoint_of_its_own(reference_model, tiny):
     assert changed(control, alone) == {"variant": "int4-fp16"}
 
 
+def test_candidates_have_short_names(tiny):
+    asked = ("sage_attn:variant=int8-fp8,smooth_k=off", "sage_attn:balance=made/here/balance.safetensors")
+    assert list(specs(tiny(candidate=asked))) == ["baseline", "sage_attn-int8-fp8-smooth_k=off", "sage_attn-balance"]
+
+
 def test_another_function_is_no_checkpoint_of_a_candidates_own(reference_model, tmp_path):
     other = shutil.copytree(reference_model, tmp_path / "other")
     stressed._prove("candidate", str(reference_model), str(other))

@@ -16,7 +16,7 @@ from tests.compare.values import compared, in_this_process, rendered
 
 SAGE8 = "sage_attn+fa3:variant=int8-fp8,smooth_k=off"
 CANDIDATES = ("sage_attn", "sage_attn:variant=exact", "other")
-NAMES = ["sage_attn", "sage_attn-variant=exact", "other"]
+NAMES = ["sage_attn", "sage_attn-exact", "other"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_what_is_no_candidate_is_an_error_that_names_it(typed, message):
 def test_one_candidate_is_called_so_and_several_by_what_they_are(tiny):
     assert [spec.name for spec in arms(tiny(candidate=(SAGE8,)), "hash", versions())] == ["baseline", "candidate"]
     found = arms(tiny(candidate=("sage_attn+fa3", SAGE8)), "hash", versions())
-    assert [spec.name for spec in found[1:]] == ["sage_attn+fa3", "sage_attn+fa3-variant=int8-fp8-smooth_k=off"]
+    assert [spec.name for spec in found[1:]] == ["sage_attn+fa3", "sage_attn+fa3-int8-fp8-smooth_k=off"]
     assert {spec.role for spec in found[1:]} == {"candidate"}
 
 
@@ -107,12 +107,12 @@ def test_the_report_has_one_table_with_a_row_for_each(several, capsys):
     assert len(verdicts) == 9
     assert text.count("judged as the candidate is") == 1
     show(several, json=False)
-    assert "sage_attn-variant=exact" in capsys.readouterr().out
+    assert "sage_attn-exact" in capsys.readouterr().out
 
 
 def test_figures_and_items_say_whose_they_are(several):
     whole = report(several)
-    assert whole.title.endswith("sage_attn and sage_attn-variant=exact and other against plain")
+    assert whole.title.endswith("sage_attn and sage_attn-exact and other against plain")
     names = [figure.name for section in whole.sections for figure in section.figures]
     assert len(names) == len(set(names))
     assert len([name for name in names if name.startswith("retrieval-")]) == 3
