@@ -20,11 +20,14 @@ from tqdm import tqdm
 
 from model_adapters._known import DECIDING, checked, claim, known, text_window
 from model_adapters._windows import Truncation, Window
+from sage_eval.engine.arm import Arm, facts, open_arm
 from sage_eval.engine.chat import render
+from sage_eval.engine.client import CONNECTIONS, RETRIES, SILENCE_SECONDS
 from sage_eval.engine.gen_kwargs import generation_defaults, sampling_parameters
 from sage_eval.engine.journal import fingerprint, weights_key
 from sage_eval.engine.options import RESERVED_TOKENS, ArmOptions
 from sage_eval.engine.requests import GenerateRequest, Generation, Score, ScoreRequest
+from sage_eval.engine.server import open_server
 from sage_eval.engine.topk import TextWindow
 from sage_eval.errors import UsageError
 from sage_eval.lm_eval_hook import OURS
@@ -32,13 +35,9 @@ from sage_eval.lm_eval_hook import OURS
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-    from sage_eval.engine.arm import Arm
-
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_LENGTH = 2048
-MODEL_FACTS = "sage_eval_model"
-"""Entry of the scheduler's internal state, see `sage_eval.plugins`."""
 TOGETHER = 1024
 """Requests tokenised at a time: enough for all cores, few enough to hold in memory."""
 
@@ -49,7 +48,15 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
     Arguments are those of lm-eval's `hf` model where both have them (`pretrained`, `tokenizer`, `add_bos_token`,
     `prefix_token_id`, `max_length`, `chat_template_args`, `enable_thinking`, `think_end_token`), `mode` (fidelity or
     throughput), `order_seed` (requests in a random order), the settings of `sage_attn` (`variant`, `smooth_k`, …), and
-    any SGLang engine argument. `server_url` scores through a running server instead of an engine of its own.
+    any SGLang engine argument.
+
+    `base_url` scores through running SGLang servers instead of an engine of its own, `http://A:30000;http://B:30000`
+    for several, among which the requests are shared out. `pretrained` then names configuration and tokenizer; engine
+    arguments and settings say what the servers must have been started with, or it is an error. `served_model`: their
+    name of the model, where it is another. `num_concurrent` requests at a time to each (32), `timeout` seconds without
+    an answer before a server counts as hanging (600), `max_retries` after 429, 503 and lost connections (6), as in
+    lm-eval's own API models. A key is taken from `SGLANG_API_KEY`, or else `OPENAI_API_KEY`.
+
     `batch_size`, `max_batch_size` and `device` are accepted and ignored: SGLang batches by itself, and the engine runs
     on what is there (a `device` that it does not run on is a warning).
 
@@ -79,7 +86,11 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         chat_template_args: Mapping[str, Any] | None = None,
         enable_thinking: bool | None = None,
         think_end_token: str | int | None = None,
-        server_url: str | None = None,
+        base_url: str | Sequence[str] | None = None,
+        served_model: str | None = None,
+        num_concurrent: int = CONNECTIONS,
+        max_retries: int = RETRIES,
+        timeout: float = SILENCE_SECONDS,
         journal: str | Path | None = None,
         journal_key: str | None = None,
         batch_size: int | str | None = None,
@@ -92,9 +103,6 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             raise UsageError("which model? pass pretrained=, a folder or a hub name")
         if enable_thinking and think_end_token is None:
             raise UsageError("enable_thinking=True needs think_end_token, the end of the part that is not the answer")
-        from sage_eval.engine.arm import open_arm
-        from sage_eval.engine.server import open_server
-
         options, config, self.tokens = known(
             pretrained, tokenizer, add_bos_token, prefix_token_id, max_length=max_length, **arguments
         )
@@ -113,17 +121,21 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         self._thinking = bool(enable_thinking)
         digits = isinstance(think_end_token, str) and think_end_token.isdigit()
         self._think_end = int(think_end_token) if digits else think_end_token  # type: ignore[arg-type]
-        if server_url is None:
+        if base_url is None:
             if "context_length" not in options.engine:
                 options = options.model_copy(update={"max_length": self.window.length})
             self.arm: Arm = open_arm(options)
         else:
-            self.arm = open_server(options, server_url)
+            size = int(config.get_text_config().vocab_size)
+            self.arm = open_server(
+                options, base_url, served_model=served_model, vocabulary=size,
+                connections=int(num_concurrent), silence=float(timeout), retries=int(max_retries),
+            )  # fmt: skip
             self.window.length = min(self.window.length, self.arm.usable_tokens)
         self._weights_key = journal_key or weights_key(pretrained, self._model_sha)
         try:
             if device and not device.startswith(str(self.arm.info().get("device"))):
-                logger.warning("device=%s is ignored: the engine runs on %s", device, self.engine_facts()["device"])
+                logger.warning("device=%s is ignored: the engine runs on %s", device, facts(self.arm.info())["device"])
             if journal is not None:
                 self.arm.keep(Path(journal), self._weights_key)
         except BaseException:
@@ -149,7 +161,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         named = inspect.signature(cls).parameters
         wanted = {name: arguments[name] for name in arguments if name not in named or name in DECIDING}
         options, *_ = known(**wanted)
-        if not arguments.get("server_url"):
+        if not arguments.get("base_url"):
             check_before_start(options)
 
     @classmethod
@@ -207,7 +219,8 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
 
     def get_model_info(self) -> dict[str, Any]:
         """What was run, for lm-eval's results file: backend, settings, versions, coverage."""
-        info, facts = self.arm.info(), self.engine_facts()
+        info = self.arm.info()
+        engine = facts(info)
         attention = self.arm.options.attention
         kept = {"requests": self.arm.kept_requests, "seconds": round(self.arm.kept_seconds, 3)}
         return {
@@ -217,8 +230,8 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             "order_seed": self.arm.options.order_seed,
             "max_running_requests": info.get("max_running_requests"),
             "sglang_version": info.get("version"),
-            "model_dtype": facts["dtype"],
-            "engine_device": facts["device"],
+            "model_dtype": engine["dtype"],
+            "engine_device": engine["device"],
             "model_revision": info.get("revision"),
             "model_sha": self._model_sha,
             "max_length": self.max_length,
@@ -227,12 +240,6 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             "coverage": self.arm.coverage.as_dict(),
             **({"kept": kept} if kept["requests"] else {}),
         }
-
-    def engine_facts(self) -> dict[str, str]:
-        """`dtype` and `device` that the engine really has; what it was asked for, on a server without our plugin."""
-        info = self.arm.info()
-        seen: dict[str, str] = (info.get("internal_states") or [{}])[0].get(MODEL_FACTS, {})
-        return {"dtype": str(info.get("dtype")), "device": str(info.get("device"))} | seen
 
     def close(self) -> None:
         """Stop the engine. Happens by itself at exit."""

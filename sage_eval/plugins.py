@@ -17,7 +17,7 @@ BACKEND = "sage_attn"
 
 
 def register_sglang() -> None:
-    """Add `sage_attn` to SGLang's attention backends, its coverage and (on request) memory to SGLang's server info.
+    """Add `sage_attn` to SGLang's attention backends; to the server info its coverage, settings, memory.
 
     Profiles that carry our label get marks of their layers.
     """
@@ -87,9 +87,11 @@ def _no_triton_on_cpu(original: Callable[[str], bool], backend: str) -> bool:
 
 def _add_coverage(result: Any, *_: Any, **__: Any) -> None:
     from sage_eval.attention.coverage import COUNTER
+    from sage_eval.attention.settings import AttentionSettings
 
     if COUNTER.layers:
         result.internal_state["sage_attn_coverage"] = COUNTER.snapshot()
+        result.internal_state["sage_attn_settings"] = AttentionSettings.from_env().model_dump(mode="json")
 
 
 def _add_memory(result: Any, scheduler: Any, *_: Any, **__: Any) -> None:

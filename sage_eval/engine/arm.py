@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -260,7 +260,7 @@ class Arm:
                 collect(order[place], reply)
                 yield reply
 
-        before = account.read_counters(self.info())
+        before, repeated = account.read_counters(self.info()), self._repeated()
         latest = account.tally(collected(), self.backend)
         if (after := account.read_counters(self.info())) is not None:
             counted = account.coverage_delta(before or {}, after)
@@ -272,8 +272,19 @@ class Arm:
         if self.options.sage_prefill:
             attention = self.options.attention
             asked_exact = attention is not None and attention.variant == "exact"
-            account.check(latest, sage_only=self.options.mode == "fidelity" and not asked_exact)
+            sage_only = self.options.mode == "fidelity" and not asked_exact
+            account.check(latest, sage_only=sage_only, repeated=self._repeated() - repeated)
         return latest
+
+    def _repeated(self) -> int:
+        """Prompt tokens that were sent twice so far: over HTTP an answer may get lost."""
+        return getattr(self.transport, "repeated_tokens", 0)
+
+
+def facts(info: Mapping[str, Any]) -> dict[str, str]:
+    """`dtype` and `device` that an engine really has; what it was asked for, on a server without our plugin."""
+    seen: dict[str, str] = (info.get("internal_states") or [{}])[0].get("sage_eval_model", {})
+    return {"dtype": str(info.get("dtype")), "device": str(info.get("device"))} | seen
 
 
 def open_arm(options: ArmOptions) -> Arm:

@@ -93,16 +93,17 @@ def tally(replies: Iterable[Reply], backend: str) -> Coverage:
     return Coverage({name: float(count) for name, count in tokens.items() if count}, prompt, cached, generated)
 
 
-def check(coverage: Coverage, *, sage_only: bool) -> None:
+def check(coverage: Coverage, *, sage_only: bool, repeated: int = 0) -> None:
     """Raise `CoverageError` unless the counted prefill tokens plus the cached ones are the prompt tokens.
 
-    With `sage_only` a prefill token computed by a kernel that is not SageAttention's is an error too.
+    Up to `repeated` more may have been computed, where requests had to be sent again and SGLang's first answer was
+    lost. With `sage_only` a prefill token computed by a kernel that is not SageAttention's is an error too.
     """
     if not coverage.counted:
         return
     kernels = coverage.prefill()
     computed = round(sum(kernels.values()), 6)
-    if computed != coverage.computed_tokens:
+    if not 0 <= computed - coverage.computed_tokens <= repeated:
         raise CoverageError(
             f"attention kernels computed {computed:,.10g} prompt tokens and {coverage.cached_tokens:,} were cached, "
             f"but the requests had {coverage.prompt_tokens:,}: some tokens were computed twice or by another backend "

@@ -1,103 +1,230 @@
-"""A running SGLang server as an arm: the same payloads over HTTP."""
+"""Running SGLang servers as an arm: the same payloads as in process, over HTTP, shared out among the addresses."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import islice
-from typing import Any
+import asyncio
+import queue
+import re
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
-import httpx
-
-from sage_eval.engine.arm import Arm
+from sage_eval.attention.settings import AttentionSettings
+from sage_eval.engine.arm import Arm, facts
+from sage_eval.engine.client import CONNECTIONS, RETRIES, SILENCE_SECONDS, Client
+from sage_eval.engine.in_flight import InFlight
 from sage_eval.engine.options import BACKEND_ARGUMENTS, ArmOptions
 from sage_eval.engine.requests import Payload, Reply
 from sage_eval.errors import EngineError, PrerequisiteError, UsageError
 
-CONNECTIONS = 32
+SETTINGS = "sage_attn_settings"
+"""Entry of the scheduler's internal state, see `sage_eval.plugins`."""
 _IDLE_SECONDS = 60
-_TIMEOUT = httpx.Timeout(None, connect=10.0)  # a long prompt may take minutes; a server that is not there shows at once
-_CONTROL = httpx.Timeout(300.0, connect=10.0)  # answered between two steps of the engine, or never
+_IDENTITY = (
+    "model_path", "served_model_name", "weight_version", "version", "dtype", "kv_cache_dtype", "quantization",
+    *BACKEND_ARGUMENTS,
+)  # fmt: skip
+"""What must be the same at every address and at every time."""
+_LOCAL = {"revision", "trust_remote_code", "tokenizer_path"}
+"""Engine arguments that say how the model's files are read here."""
+
+T = TypeVar("T")
 
 
 class ServerEngine:
-    """Talks to `python -m sglang.launch_server …` or `sglang serve …` at `url`. Leaves it running when closed."""
+    """Talks to `python -m sglang.launch_server …` or `sglang serve …`. Leaves the servers running when closed.
 
-    def __init__(self, url: str) -> None:
-        limits = httpx.Limits(max_connections=CONNECTIONS)
-        self._url = url.rstrip("/")
-        self._client = httpx.Client(base_url=self._url, timeout=_TIMEOUT, limits=limits)
+    `urls`: addresses, joined by `;` or one by one. Each is sent `connections` requests at a time. The other arguments
+    are `Client`'s. Requests that are not waited for any more (Ctrl-C, an error) are cancelled, there as well.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        *,
+        connections: int = CONNECTIONS,
+        silence: float = SILENCE_SECONDS,
+        retries: int = RETRIES,
+    ) -> None:
+        parts = re.split(r"[;\s]+", urls.strip()) if isinstance(urls, str) else list(urls)
+        named = dict.fromkeys(part for part in parts if part)
+        if not named:
+            raise UsageError("base_url is empty: write http://HOST:PORT")
+        self._clients = [Client(url, connections, silence, retries) for url in named]
+        self._limit = connections * len(self._clients)
+        self._identity: dict[str, Any] | None = None
+        self._closed = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="sglang-client", daemon=True)
+        self._thread.start()
+
+    @property
+    def repeated_tokens(self) -> int:
+        """Prompt tokens that were sent again after an error: a server may have computed them more than once."""
+        return sum(client.repeated_tokens for client in self._clients)
 
     def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
-        """Serve `batch`; yields (index in the batch, reply) as replies arrive."""
-        pool = ThreadPoolExecutor(CONNECTIONS)
-        waiting = iter(enumerate(batch))
-        work: dict[Future[httpx.Response], int] = {}
+        """Serve `batch`; yields (index in the batch, reply) as replies arrive, each payload's once.
+
+        Streamed payloads as in `LocalEngine.stream`.
+        """
+        results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        flight = InFlight(batch, self._answer, results.put, self._limit)
+        task = self._submit(flight.run())
         try:
-            while True:
-                for index, payload in islice(waiting, 2 * CONNECTIONS - len(work)):
-                    work[pool.submit(self._request, "POST", "/generate", json=payload)] = index
-                if not work:
-                    return
-                for done in wait(work, return_when=FIRST_COMPLETED).done:
-                    yield work.pop(done), done.result().json()
+            for _ in range(len(batch)):
+                index, reply = results.get()
+                self._loop.call_soon_threadsafe(flight.read)
+                if isinstance(reply, Exception):
+                    raise reply
+                yield index, reply
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            task.cancel()
 
     def info(self) -> dict[str, Any]:
-        """SGLang's server info."""
-        info: dict[str, Any] = self._request("GET", "/server_info", timeout=_CONTROL).json()
-        return info
+        """SGLang's server info: of the first address, with the `internal_states` of all.
+
+        Raises `PrerequisiteError` where two addresses serve different things, `EngineError` where one of them has
+        changed since the first call.
+        """
+        infos = self.ask(lambda client: client.info())
+        for client, info in zip(self._clients, infos, strict=True):
+            now = {name: info.get(name) for name in _IDENTITY}
+            if self._identity is None:
+                self._identity = now
+            _compare(self._identity, now, client.url, self._clients[0].url)
+        return {
+            **infos[0],
+            "max_req_input_len": min(info["max_req_input_len"] for info in infos),
+            "internal_states": [state for info in infos for state in info["internal_states"]],
+        }
 
     def flush_cache(self) -> None:
-        """Empty the prefix cache as soon as the server is idle; `EngineError` where other clients keep it busy."""
-        self._request("POST", f"/flush_cache?timeout={_IDLE_SECONDS}", timeout=_CONTROL)
+        """Empty the prefix caches as soon as the servers are idle; `EngineError` where other clients keep one busy."""
+        self.ask(lambda client: client.do("POST", f"/flush_cache?timeout={_IDLE_SECONDS}"))
 
     def freeze_gc(self) -> None:
-        """Have the server's processes leave what they hold now out of garbage collection."""
-        self._request("POST", "/freeze_gc", timeout=_CONTROL)
+        """Have the servers' processes leave what they hold now out of garbage collection."""
+        self.ask(lambda client: client.do("POST", "/freeze_gc"))
+
+    def ask(self, question: Callable[[Client], Coroutine[Any, Any, T]]) -> list[T]:
+        """The answer of each server to `question`, which takes its `Client`."""
+
+        async def all_of_them() -> list[T]:
+            return list(await asyncio.gather(*map(question, self._clients)))
+
+        return self._submit(all_of_them()).result()
 
     def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+        """Close the connections. May be called twice."""
+        if self._closed:
+            return
+        self._submit(self._end()).result()
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
-    def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
-        try:
-            response = self._client.request(method, path, **more)
-        except httpx.ConnectError as error:
-            raise PrerequisiteError(
-                f"no SGLang server answers at {self._url} ({error}); start one or fix the URL"
-            ) from error
-        except httpx.ReadTimeout as error:
-            raise EngineError(f"the SGLang server at {self._url} hangs: no answer to {path} in time") from error
-        except httpx.HTTPError as error:
-            raise EngineError(f"the SGLang server at {self._url} broke off: {error!r}") from error
-        if response.is_error:
-            raise EngineError(
-                f"the SGLang server at {self._url} answered {response.status_code}: {response.text[:300]}"
-            )
-        return response
+    async def _end(self) -> None:
+        leftover = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in leftover:
+            task.cancel()
+        await asyncio.gather(*leftover, return_exceptions=True)
+        await asyncio.gather(*(client.close() for client in self._clients))
+
+    async def _answer(self, payload: Payload) -> Reply:
+        return await min(self._clients, key=lambda client: client.in_flight).generate(payload)
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        if self._closed:
+            work.close()
+            raise EngineError("the connection to the server is closed; open the arm again")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 
-def open_server(options: ArmOptions, url: str) -> Arm:
-    """An arm on the server at `url`, which brings its own engine settings.
+def open_server(
+    options: ArmOptions,
+    urls: str | Sequence[str],
+    *,
+    served_model: str | None = None,
+    vocabulary: int | None = None,
+    **more: Any,
+) -> Arm:
+    """An arm on the servers at `urls`, which bring their own engine settings.
 
-    Raises `UsageError` for engine arguments and `sage_attn` settings, which belong on the server's command line, and
-    `PrerequisiteError` if nothing answers.
+    What `options` names (backend, mode, dtype, other engine arguments, settings of `sage_attn`) is what the servers
+    are expected to have. `served_model` is their name of the model, where it is another than `options.model`;
+    `vocabulary` the number of its token ids; `more` arguments of `ServerEngine`. Raises `PrerequisiteError` if nothing
+    answers, if what answers is no SGLang server, or one that serves something else than expected.
     """
-    given = set(options.engine) - {"revision", "trust_remote_code", "tokenizer_path"}
-    if given or options.attention:
-        names = ", ".join(sorted(given)) or "sage_attn settings"
-        raise UsageError(f"{names}: with server_url the engine is configured where the server is started")
-    engine = ServerEngine(url)
+    engine = ServerEngine(urls, **more)
     try:
         info = engine.info()
-        fresh = info.get("disable_radix_cache") and info.get("chunked_prefill_size") in (None, -1)
-        served = options.model_copy(
-            update={
-                "engine": {name: info[name] for name in BACKEND_ARGUMENTS if info.get(name)},
-                "mode": "fidelity" if fresh else "throughput",
-            }
-        )
-        return Arm(served, engine)
+        _check_model(served_model or options.model, info)
+        served = _served(options, info)
+        return Arm(served, engine, vocabulary)
     except BaseException:
         engine.close()
         raise
+
+
+def _compare(expected: Mapping[str, Any], now: Mapping[str, Any], url: str, first: str) -> None:
+    name = next((name for name in _IDENTITY if expected[name] != now[name]), None)
+    if name is None:
+        return
+    if url == first:
+        raise EngineError(f"the server at {url} has changed: its {name} was {expected[name]!r} and is {now[name]!r}")
+    raise PrerequisiteError(
+        f"the servers are not alike: {name} is {expected[name]!r} at {first} and {now[name]!r} at {url}"
+    )
+
+
+def _check_model(wanted: str, info: Mapping[str, Any]) -> None:
+    """By name: the server's path or name of its model, or the last part of either."""
+    told = [str(info[name]) for name in ("served_model_name", "model_path") if info.get(name)]
+    if not {wanted.rstrip("/"), _last(wanted)} & {*told, *map(_last, told)}:
+        raise PrerequisiteError(
+            f"the server serves the model {told[0] if told else '?'}, not {wanted}; if that is the same model by "
+            f"another name, say served_model={told[0] if told else 'NAME'}"
+        )
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def _served(options: ArmOptions, info: Mapping[str, Any]) -> ArmOptions:
+    """The options of the servers themselves; `PrerequisiteError` where they are not those expected."""
+    backends = {name: info[name] for name in BACKEND_ARGUMENTS if info.get(name)}
+    fresh = info.get("disable_radix_cache") and info.get("chunked_prefill_size") in (None, -1)
+    settings = (info.get("internal_states") or [{}])[0].get(SETTINGS)
+    served = options.model_copy(
+        update={
+            "engine": backends,
+            "mode": "fidelity" if fresh else "throughput",
+            "attention": AttentionSettings.model_validate(settings) if settings else None,
+        }
+    )
+    told = {**info, **facts(info)}
+    phases = [_backends(options.engine), _backends(info)]
+    pairs = [(name, wanted, phases[1][name]) for name, wanted in phases[0].items() if wanted]
+    pairs += [
+        (name, value, told.get(name))
+        for name, value in options.engine.items()
+        if name not in _LOCAL and name not in BACKEND_ARGUMENTS
+    ]
+    if "mode" in options.model_fields_set:
+        pairs.append(("mode", options.mode, served.mode))
+    for name in options.attention.model_fields_set if options.attention else ():
+        pairs.append((name, getattr(options.attention, name), getattr(served.attention, name, None)))
+    for name, wanted, found in pairs:
+        if str(wanted) != str(found):
+            raise PrerequisiteError(
+                f"{name}={wanted} was asked for, and the server has {found}: it is set where the server is started"
+            )
+    return served
+
+
+def _backends(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The backend of each phase."""
+    general, *phases = BACKEND_ARGUMENTS
+    return {name: values.get(name) or values.get(general) for name in phases}

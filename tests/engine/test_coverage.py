@@ -47,6 +47,13 @@ def test_counted_plus_cached_must_be_the_prompt():
         check(bad, sage_only=True)
 
 
+def test_tokens_sent_twice_may_have_been_computed_twice():
+    twice = counted(replies((20, 0, 0)), {"prefill/sage": 40})
+    check(twice, sage_only=True, repeated=20)
+    with pytest.raises(CoverageError, match="computed 40 prompt tokens"):
+        check(twice, sage_only=True, repeated=19)
+
+
 def test_decode_tokens_are_no_prefill():
     check(counted(replies((20, 0, 3)), {"prefill/sage": 20, "decode/exact": 2}), sage_only=True)
 

@@ -5,12 +5,10 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 
-import httpx
 import psutil
 import pytest
 
@@ -18,7 +16,6 @@ from sage_eval.engine import host
 from sage_eval.engine.arm import open_arm
 from sage_eval.engine.options import ArmOptions
 from sage_eval.engine.requests import ScoreRequest
-from sage_eval.engine.server import open_server
 from sage_eval.errors import EngineError
 
 pytestmark = pytest.mark.engine
@@ -92,55 +89,3 @@ def test_closing_one_engine_leaves_the_other_alone(reference_model):
         expected = first.score([request])
         second.close()
         assert first.score([request]) == expected
-
-
-@pytest.mark.slow
-def test_a_server_scores_as_an_engine_in_process_does(reference_model, prose):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [
-            sys.executable, "-m", "sglang.launch_server", "--model-path", reference_model, "--port", str(port),
-            "--attention-backend", "sage_attn", "--dtype", "float32", "--log-level", "error",
-            "--enable-fp32-lm-head",
-        ],
-        # Without quantisation: that turns differences of the last bit, which the order of batches makes, into steps.
-        env=os.environ | {"SAGE_ATTN_VARIANT": "exact"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    # No two share a beginning: which of them would find it in the prefix cache is a matter of timing.
-    requests = [ScoreRequest(tuple(range(20 + 200 * n, 120 + 201 * n)), (n, n + 1)) for n in range(3, 9)]
-    try:
-        deadline = time.monotonic() + 300
-        while True:
-            try:
-                if httpx.get(f"{url}/health", timeout=5).is_success:
-                    break
-            except httpx.HTTPError:
-                pass
-            assert server.poll() is None and time.monotonic() < deadline, "the server did not come up"
-            time.sleep(1)
-        with open_server(ArmOptions.from_arguments(str(reference_model)), url) as arm:
-            assert (arm.backend, arm.options.mode) == ("sage_attn", "throughput")
-            remote = [score.total for score in arm.score(requests)]
-            assert arm.coverage.counted
-            arm.flush_cache()
-            before = arm.coverage.cached_tokens
-            arm.score(requests[:1])
-            assert arm.coverage.cached_tokens == before
-        assert server.poll() is None, "the server is not ours to stop"
-    finally:
-        host.kill({psutil.Process(server.pid)})
-        server.wait()
-    options = ArmOptions.from_arguments(
-        str(reference_model),
-        mode="throughput",
-        attention_backend="sage_attn",
-        variant="exact",
-        dtype="float32",
-        max_length=512,
-    )
-    with open_arm(options) as arm:
-        assert [score.total for score in arm.score(requests)] == pytest.approx(remote, abs=1e-3)
