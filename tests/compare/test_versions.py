@@ -15,9 +15,9 @@ from sage_eval.compare.run import compare
 from sage_eval.compare.spec import arms
 from sage_eval.errors import DataError, UsageError
 from sage_eval.statistics.estimate import Estimate
-from sage_eval.store import load, parquet
+from sage_eval.store import load
 from sage_eval.store.manifest import differing
-from tests.compare.values import in_this_process
+from tests.compare.values import in_this_process, rewrite, twice
 
 STORED = Path(__file__).parents[1] / "store" / "stored" / "schema_1_calibrated"
 
@@ -114,11 +114,6 @@ def copied(run, tmp_path):
     return lambda name: Path(shutil.copytree(run.folder, tmp_path / name))
 
 
-def rewrite(file, change):
-    """Replace fields of each sample in a file by what `change` makes of it."""
-    parquet.write(file, [sample.model_copy(update=change(sample)) for sample in parquet.read(file)])
-
-
 @pytest.fixture
 def again(run, tmp_path):
     """`again(*flags)`: the exit code of making the finished run again."""
@@ -143,16 +138,10 @@ def test_a_number_that_does_not_come_out_again_fails(again, copied, capsys):
     copied("again")
     told = copied("told")
     for name in ("baseline", "candidate"):
-        rewrite(told / "arms" / name / "samples.parquet", _twice)
+        rewrite(told / "arms" / name / "samples.parquet", twice)
     assert again("--json", folder=told) == 1
     found = json.loads(capsys.readouterr().out)["numbers"]
     assert {n["task"] for n in found if not n["agrees"]} == {"tiny_perplexity"}
-
-
-def _twice(sample):
-    """The likelihoods of texts twice as low as they were."""
-    texts = {name: (2 * score[0], score[1]) for name, score in sample.metrics.items() if isinstance(score, tuple)}
-    return {"metrics": {**sample.metrics, **texts}}
 
 
 @pytest.mark.slow

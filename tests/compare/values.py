@@ -7,6 +7,7 @@ from sage_eval.compare.verdicts import verdicts
 from sage_eval.compare.worker import answer
 from sage_eval.render.sections import Report
 from sage_eval.report.comparison import sections
+from sage_eval.store import parquet
 from sage_eval.store.folder import Run
 
 KEY = "sk-0123456789abcdef-is-nobodys-business"
@@ -25,6 +26,17 @@ def compared(manifest, arms, minimum, margin=None, fail_on=()):
 def in_this_process(spec, folder, *_):
     """In place of `compare.run._job`: saves loading lm-eval for each arm."""
     return lambda _device, _check: answer(spec, folder)
+
+
+def rewrite(file, change):
+    """Replace fields of each sample in a file by what `change` makes of it."""
+    parquet.write(file, [sample.model_copy(update=change(sample)) for sample in parquet.read(file)])
+
+
+def twice(sample):
+    """The likelihoods of texts twice as low as they were."""
+    texts = {name: (2 * score[0], score[1]) for name, score in sample.metrics.items() if isinstance(score, tuple)}
+    return {"metrics": {**sample.metrics, **texts}}
 
 
 def rendered(run):
