@@ -18,6 +18,7 @@ from sage_eval.store.other_tools import read
 from sage_eval.store.samples import Sample
 from tests.report.full_run import STORED
 
+RESULTS = Path(__file__).parents[2] / "results"
 LATEX = next(filter(None, map(shutil.which, ("pdflatex", "tectonic", "xelatex"))), None)
 
 
@@ -153,7 +154,7 @@ def test_a_latex_table_is_well_formed(table):
 
 
 @pytest.mark.skipif(LATEX is None, reason="no LaTeX is installed")
-@pytest.mark.parametrize("folder", [STORED, Path(__file__).parents[2] / "results" / "reference-model-h100"])
+@pytest.mark.parametrize("folder", [STORED, RESULTS / "reference-model-h100", RESULTS / "qwen2.5-coder-0.5b-h200"])
 def test_a_latex_table_compiles_and_is_no_wider_than_a_line(folder, tmp_path):
     [table] = export(load(folder), "latex").values()
     packages = "\\documentclass{article}\\usepackage{booktabs,graphicx}\n"
@@ -161,6 +162,13 @@ def test_a_latex_table_compiles_and_is_no_wider_than_a_line(folder, tmp_path):
     told = subprocess.run([LATEX, "page.tex"], cwd=tmp_path, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     assert (tmp_path / "page.pdf").stat().st_size > 1_000
     assert b"Overfull" not in told.stdout
+
+
+def test_a_latex_table_of_several_arms_has_their_numbers_and_the_caption_their_names():
+    [data] = export(load(RESULTS / "qwen2.5-coder-0.5b-h200"), "latex").values()
+    rows = [line.split(" & ") for line in data.decode().splitlines() if line.endswith(r"\\")][1:]
+    assert [row[2] for row in rows[:4]] == ["1", "2", "3", "4"]
+    assert r"Arms: 1 sage\_attn+fa3, 2 sage\_attn+fa3-balance" in data.decode()
 
 
 def test_a_latex_table_has_one_row_per_task(table):

@@ -78,10 +78,16 @@ def latex(run: Run) -> dict[str, bytes]:
     pairs = [pair for pair in found.pairs if pair.role == "candidate"]
     table = scores.scores(found, pairs, members=False)
     frame = _short(found, pairs, table)
+    arms = ""
+    if len(pairs) > 1:  # by number: a line has no room for the names of several
+        numbers = {pair.candidate: str(number) for number, pair in enumerate(pairs, 1)}
+        frame["arm"] = frame["arm"].map(numbers)
+        arms = f" Arms: {', '.join(f'{number} {name}' for name, number in numbers.items())}."
+    title = f"{len(pairs)} arms against {frame.columns[3]}, {found.mode} mode" if arms else table.title
     caption = (
-        f"{run.manifest.model['name']}: {table.title}, the same items in both arms. The difference is candidate minus "
+        f"{run.manifest.model['name']}: {title}, the same items in each. The difference is candidate minus "
         "baseline, of perplexities (ppl) in natural logarithms, with a paired 95% interval; flips are items that only "
-        "the baseline ($-$) or only the candidate (+) got right."
+        f"the baseline ($-$) or only the candidate (+) got right.{arms}"
     )
     text = frame.to_latex(
         index=False,
@@ -101,10 +107,10 @@ def _short(found: Comparison, pairs: list[ArmPair], table: Table) -> "pd.DataFra
     """The rows of `table` that were judged, or of a task that was not its first, without what its interval says."""
     import pandas as pd
 
-    header = [name.removesuffix(" ± SE") for name in table.header]
+    header = ["arm" if name == "candidate" else name.removesuffix(" ± SE") for name in table.header]
     frame = pd.DataFrame([*map(list, table.rows)], columns=header)
     frame["verdict"] = list(_verdicts(found, pairs, frame))
-    arms = ["task", *(["candidate"] if len(pairs) > 1 else [])]
+    arms = ["task", *(["arm"] if len(pairs) > 1 else [])]
     judged = frame["verdict"] != MISSING
     unjudged = ~judged.groupby([frame[name] for name in arms]).transform("any") & ~frame.duplicated(arms)
     frame = frame[judged | unjudged].replace(
@@ -121,5 +127,5 @@ def _short(found: Comparison, pairs: list[ArmPair], table: Table) -> "pd.DataFra
 def _verdicts(found: Comparison, pairs: list[ArmPair], frame: "pd.DataFrame") -> Iterator[str]:
     judged = {(v.task, v.candidate, v.metric): v.verdict for v in (found.verdict.tasks if found.verdict else ())}
     for row in frame.to_dict("records"):
-        name = row.get("candidate", pairs[0].candidate)
+        name = row.get("arm", pairs[0].candidate)
         yield judged.get((row["task"], name, row["metric"].split()[0]), MISSING)
