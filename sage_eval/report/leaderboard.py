@@ -6,6 +6,7 @@ one, and of measurements the newest; it links to all of them.
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,8 @@ from sage_eval.store.fidelity import TaskFidelity
 from sage_eval.store.folder import Run
 from sage_eval.store.record import Record
 
-UNPUBLISHED = ("demo", "tmp")
-"""Beginnings of the names of folders that are no published runs."""
+UNPUBLISHED = re.compile(r"demo|tmp.*|.*-again")
+"""Names of folders that are no published runs: what `make demo` and `sage-eval reproduce` leave there."""
 README, PAGE = "README.md", "index.html"
 BEGIN, END = "<!-- leaderboard -->", "<!-- end of leaderboard -->"
 HEADER = (
@@ -224,6 +225,8 @@ def _judged(comparison: Comparison, pair: ArmPair) -> Iterator[tuple[TaskVerdict
 def _column(row: TaskComparison) -> str:
     if row.kind == "log-perplexity":
         return "loss on text"
+    if row.kind == "kl":
+        return "KL divergence (floor)"  # whose cell is made of `fidelity.json`
     return "found at length" if row.cells else "accuracy"
 
 
@@ -232,7 +235,8 @@ def _difference(task: TaskVerdict, row: TaskComparison) -> str:
     beside = f"; floor {verdict.number(task, floor.difference.value, exact=floor.identical, digits=2)}" if floor else ""
     flips = f"; flips −{row.flips.lost} / +{row.flips.gained}" if row.flips else ""
     value = verdict.number(task, row.difference.value, digits=2)
-    return f"{value} {verdict.interval(task, row.difference, 2)}{beside}{flips}; {task.verdict}"
+    interval = verdict.interval(task, row.difference, 2)
+    return f"{value} {interval if interval[0] == '[' else f'({interval})'}{beside}{flips}; {task.verdict}"
 
 
 def _found(task: TaskVerdict, row: TaskComparison) -> str:
@@ -247,7 +251,9 @@ def _divergence(tasks: Sequence[TaskFidelity], arm: str) -> dict[str, str]:
     for mine in tasks:
         if mine.arm == arm:
             equal = [each.statistics.kld.value for each in tasks if (each.role, each.task) == ("floor", mine.task)]
-            return {"KL divergence (floor)": f"{mine.statistics.kld.value:.1e}" + f" ({max(equal):.1e})" * bool(equal)}
+            return {
+                "KL divergence (floor)": f"{mine.statistics.kld.value:.1e}" + (f" ({max(equal):.1e})" if equal else "")
+            }
     return {}
 
 
@@ -342,9 +348,7 @@ def build(results: Path) -> dict[str, str]:
     """The two files by name. `DataError` where `results` holds no run, or one that is damaged."""
     if not results.is_dir():
         raise DataError(f"{results} is not a folder of run folders")
-    rows = entries(
-        sorted(each for each in results.iterdir() if each.is_dir() and not each.name.startswith(UNPUBLISHED))
-    )
+    rows = entries(sorted(each for each in results.iterdir() if each.is_dir() and not UNPUBLISHED.fullmatch(each.name)))
     if not rows:
         raise DataError(f"{results} holds no run folder with an arm to show")
     path = results / README

@@ -58,9 +58,11 @@ def test_a_published_number_that_does_not_come_out_again_is_said(made, told):
     """The run that was just made is taken up: no engine starts."""
     assert made.returncode == 0, made.stderr
     other = Path(shutil.copytree(told, told.with_name("other")))
-    for name in ("baseline", "candidate"):
-        rewrite(other / "arms" / name / "samples.parquet", twice)
+    rewrite(other / "arms" / "candidate" / "samples.parquet", twice)
     done = reproduce(other, told.with_name("again"))
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("finished earlier, kept") == 2
-    assert {n["task"] for n in json.loads(done.stdout)["numbers"] if not n["agrees"]} == {"sage_prose"}
+    wrong = [number for number in json.loads(done.stdout)["numbers"] if not number["agrees"]]
+    assert {number["task"] for number in wrong} == {"sage_prose"}
+    assert {number["of"] for number in wrong} == {"candidate", "difference"}
+    assert all(number["then"]["value"] > 1.5 * number["now"]["value"] for number in wrong)

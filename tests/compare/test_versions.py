@@ -137,11 +137,14 @@ def test_a_run_made_again_agrees(again, run, copied, capsys):
 def test_a_number_that_does_not_come_out_again_fails(again, copied, capsys):
     copied("again")
     told = copied("told")
-    for name in ("baseline", "candidate"):
-        rewrite(told / "arms" / name / "samples.parquet", twice)
+    rewrite(told / "arms" / "candidate" / "samples.parquet", twice)
     assert again("--json", folder=told) == 1
-    found = json.loads(capsys.readouterr().out)["numbers"]
-    assert {n["task"] for n in found if not n["agrees"]} == {"tiny_perplexity"}
+    found = [number for number in json.loads(capsys.readouterr().out)["numbers"] if not number["agrees"]]
+    assert {(n["task"], n["of"]) for n in found} == {
+        ("tiny_perplexity", "candidate"),
+        ("tiny_perplexity", "difference"),
+    }
+    assert all(number["then"]["value"] > 1.5 * number["now"]["value"] for number in found)
 
 
 @pytest.mark.slow

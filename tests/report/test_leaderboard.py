@@ -91,6 +91,22 @@ def test_a_table_goes_between_the_marks_and_nothing_else_changes(folders):
     assert "old" not in text
 
 
+def test_a_run_without_a_floor_and_with_few_items_has_a_row():
+    [row] = entries([RESULTS / "demo-cpu"])
+    assert row.cells["loss on text"].endswith(" nats (too few); inconclusive")
+    assert "(" not in row.cells["KL divergence (floor)"]
+    assert row.cells["accuracy"] == "–"  # a divergence is none
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("demo", False), ("bare-again", False), ("tmp-1", False), ("demo-cpu", True)]
+)
+def test_what_the_demo_and_reproduce_leave_is_not_published(folders, name, shown):
+    results = folders[0].parent
+    shutil.copytree(folders[0], results / name)
+    assert (name in build(results)["README.md"]) is shown
+
+
 def test_a_readme_without_marks_is_refused(folders):
     results = folders[0].parent
     (results / "README.md").write_text("mine\n")
