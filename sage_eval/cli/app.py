@@ -16,12 +16,14 @@ from sage_eval import __version__
 from sage_eval.cli.calibrate import balance, calibrate, diagnose, stress
 from sage_eval.cli.compare import EPILOG, compare
 from sage_eval.cli.doctor import doctor
-from sage_eval.cli.flags import ARGV, with_bare
+from sage_eval.cli.flags import ARGV, command, with_bare
 from sage_eval.cli.folders import diff, export, reproduce
 from sage_eval.cli.measure import bench, fill, probe
 from sage_eval.cli.prepare import prepare
+from sage_eval.cli.quick import quick
 from sage_eval.cli.report import leaderboard, report, schema, validate
 from sage_eval.errors import SageEvalError, SettingWarning
+from sage_eval.measure.quick.plan import QuickPlan
 
 app = typer.Typer(
     name="sage-eval",
@@ -53,6 +55,7 @@ for _function in (
 ):  # fmt: skip
     app.command()(_function)
 
+app.command("quick")(command(QuickPlan, quick))
 app.add_typer(bench, name="bench")
 app.add_typer(probe, name="probe")
 

@@ -56,13 +56,15 @@ def misses(folder: Path) -> list[str]:
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """The JSON Schema of each file of a run folder, by the file's name; a sample is a row of `samples.parquet`."""
+    """The JSON Schema of each file, by its name; a sample is a row of `samples.parquet`."""
     from sage_eval.measure import BENCH, PROBE, instrument
+    from sage_eval.measure.quick.record import QuickRecord
 
     models: dict[str, type[BaseModel]] = {
         layout.MANIFEST: Manifest, layout.SPEC: ArmSpec, layout.ARM: layout.ArmRecord, layout.SAMPLES: Sample,
         layout.COMPARISON: Comparison, layout.FIDELITY: FidelityRecord,
     }  # fmt: skip
+    models["quick.json"] = QuickRecord
     models |= {f"{kind}.json": Record[instrument(kind).row] for kind in (*PROBE, *BENCH)}  # type: ignore[misc]
     return {name: model.model_json_schema() for name, model in models.items()}
 

@@ -33,6 +33,7 @@ def test_help_loads_nothing_heavy():
             "diagnose",
             "balance",
             "stress",
+            "quick",
             "bench",
             "probe",
         ),

@@ -10,7 +10,8 @@ from sage_eval.cli import main
 from sage_eval.errors import EngineError
 from sage_eval.measure.base import View
 from sage_eval.measure.determinism.instrument import WAYS, Determinism, Ways
-from sage_eval.measure.determinism.worker import Answers, DeterminismWorker, against, refuse_cache
+from sage_eval.measure.determinism.ways import Answers, against, refuse_cache
+from sage_eval.measure.determinism.worker import DeterminismWorker
 from sage_eval.report.measurements import text
 from sage_eval.store import record as records
 from sage_eval.store.record import ArmEntry
