@@ -25,7 +25,9 @@ from sage_eval.store.provenance import describe_model, find_model
 from sage_eval.store.spec import ArmSpec
 
 CLOSE = 1e-3
-"""Numbers without an interval agree within this share."""
+"""Numbers without an interval agree within this share of themselves, a difference within this share of the score that
+it is of (another processor rounds otherwise, which moves a small difference by its size), a divergence within a tenth.
+"""
 _SETS = {"wikitext": "wikitext2", "mmlu": "mmlu"}
 """Parts of a data folder by what the names of their tasks contain."""
 
@@ -114,14 +116,16 @@ class Number:
     of: str
     then: Estimate | None
     now: Estimate | None
+    close: float = 1e-6
+    """By how much two values without an interval may differ whatever they are."""
 
     @property
     def agrees(self) -> bool:
-        """Whether both 95 % intervals have a value in common, or, where one is missing, the values are equal."""
+        """Whether both 95 % intervals have a value in common, or, where one is missing, the values are close."""
         if self.then is None or self.now is None:
             return False
         if None in (self.then.low, self.then.high, self.now.low, self.now.high):
-            return math.isclose(self.then.value, self.now.value, rel_tol=CLOSE, abs_tol=1e-6)
+            return math.isclose(self.then.value, self.now.value, rel_tol=CLOSE, abs_tol=self.close)
         lows, highs = (self.then.low, self.now.low), (self.then.high, self.now.high)
         return max(low for low in lows if low is not None) <= min(high for high in highs if high is not None) + 1e-9
 
@@ -134,10 +138,16 @@ def agreement(then: Comparison, now: Comparison) -> list[Number]:
         rows = before.get(key), after.get(key)
         sides: tuple[Literal["baseline", "candidate", "difference"], ...] = ("baseline", "candidate", "difference")
         for side in sides:
-            estimates = [getattr(row, side) if row else None for row in rows]
+            old, new = (getattr(row, side) if row else None for row in rows)
             name = key[0] if side == "candidate" else side
-            numbers.append(Number(key[1], key[2], name, *estimates))
+            numbers.append(Number(key[1], key[2], name, old, new, _close(rows[0], side)))
     return numbers
+
+
+def _close(row: TaskComparison | None, side: str) -> float:
+    if row is None or (row.kind != "kl" and side != "difference"):
+        return Number.close
+    return 0.1 * row.candidate.value if row.kind == "kl" else CLOSE * abs(row.baseline.value)
 
 
 def _rows(comparison: Comparison) -> Iterator[tuple[tuple[str, str, str], TaskComparison]]:

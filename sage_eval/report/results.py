@@ -60,7 +60,8 @@ def agreement(numbers: Sequence[Number]) -> Table:
         (n.task, n.metric, n.of, _shown(n.then), _shown(n.now), "yes" if n.agrees else "**no**") for n in numbers
     ]  # fmt: skip
     agreeing = sum(number.agrees for number in numbers)
-    note = f"{agreeing} of {len(rows)} numbers agree: their 95 % intervals meet, or, without one, they are equal"
+    how = "their 95 % intervals meet, or, without one, they are equal to a thousandth"
+    note = f"{agreeing} of {len(rows)} numbers agree: {how}"
     return Table("Then and now", header, rows, [note], names=3)
 
 

@@ -257,3 +257,24 @@ def estimate(value, half=None):
 )
 def test_numbers_agree_where_their_intervals_meet(then, now, agrees):
     assert reproduce.Number("task", "acc", "baseline", then, now).agrees is agrees
+
+
+@pytest.mark.parametrize(
+    ("kind", "of", "moved", "agrees"),
+    [
+        ("log-perplexity", "baseline", 0.003, True), ("log-perplexity", "baseline", 0.005, False),
+        ("log-perplexity", "difference", 0.003, True), ("log-perplexity", "difference", 0.005, False),
+        ("kl", "candidate", 0.0005, True), ("kl", "candidate", 0.002, False),
+    ],
+)  # fmt: skip
+def test_without_an_interval_a_difference_is_close_by_the_size_of_its_score(run, kind, of, moved, agrees):
+    """Another processor moves scores by less than a thousandth, and with them a difference by all that it is."""
+    scores = (0.0, 0.01, 0.01) if kind == "kl" else (4.0, 4.0, 0.0)
+    values = dict(zip(("baseline", "candidate", "difference"), map(estimate, scores), strict=True))
+    pair = run.comparison.pairs[0]
+    row = pair.tasks[0].model_copy(update={"kind": kind, "parent": None, "group": False, **values})
+    other = row.model_copy(update={of: estimate(values[of].value + moved)})
+    then, now = (
+        run.comparison.model_copy(update={"pairs": [pair.model_copy(update={"tasks": [one]})]}) for one in (row, other)
+    )
+    assert all(number.agrees for number in reproduce.agreement(then, now)) is agrees
