@@ -6,6 +6,7 @@ the header of each request and nowhere else.
 
 import asyncio
 import json
+import logging
 import os
 import random
 import time
@@ -25,12 +26,14 @@ RETRIES = 6
 _CONNECT_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _BUSY = (429, 503)
-_SECRET = ("api_key", "admin_api_key")
+_SECRET = ("api_key", "admin_api_key", "ssl_keyfile_password", "launch_command")
 _CHANGING = ("model_path", "served_model_name", "weight_version", "architectures")
 """What a weight update changes: `/model_info` tells it, `/server_info` what the server was started with."""
 
 
 T = TypeVar("T")
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes a line for each request wherever INFO is shown
 
 
 class _LostError(Exception):
@@ -74,7 +77,9 @@ class Client:
             reply: Reply = await self._retried(lambda: self._once("/generate", payload), len(payload["input_ids"]))
         finally:
             self.in_flight -= 1
-        reason = reply.get("meta_info", {}).get("finish_reason") or {}
+        if not isinstance(reply, dict) or "meta_info" not in reply:
+            raise EngineError(f"the SGLang server at {self.url} answered with JSON that is no reply: {str(reply)[:80]}")
+        reason = reply["meta_info"].get("finish_reason") or {}
         if reason.get("type") == "abort":
             raise EngineError(f"SGLang aborted a request: {reason.get('message', reason)}")
         return reply

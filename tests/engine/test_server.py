@@ -252,6 +252,22 @@ def test_a_refused_request_is_not_sent_again(small):
     assert len(generated(server)) == 1
 
 
+@pytest.mark.parametrize("body", ["[]", '{"text": "no numbers"}'])
+def test_json_that_is_no_reply_is_an_error(small, body):
+    server = small()
+    server.faults["/generate"] = [answers(200, body)]
+    with opened(server) as arm, pytest.raises(EngineError, match="answered with JSON that is no reply"):
+        arm.score(REQUESTS[:1])
+
+
+def test_a_request_that_sglang_aborts_is_an_error(small):
+    server = small()
+    body = '{"meta_info": {"finish_reason": {"type": "abort", "message": "out of memory"}}}'
+    server.faults["/generate"] = [answers(200, body)]
+    with opened(server) as arm, pytest.raises(EngineError, match="aborted a request: out of memory"):
+        arm.score(REQUESTS[:1])
+
+
 def test_a_server_that_hangs_is_not_waited_for_without_end(small):
     server = small()
     server.faults["/generate"] = [hang(2)]
@@ -306,11 +322,19 @@ def test_the_key_comes_from_the_environment(small, monkeypatch, names, sent):
     assert {headers.get("authorization", headers.get("Authorization")) for _, headers, _ in server.seen} == {sent}
 
 
+def test_requests_leave_no_line_each_in_the_log(small, caplog):
+    caplog.set_level(logging.INFO)
+    with opened(small()) as arm:
+        arm.score(REQUESTS)
+    assert small().url.rpartition(":")[0] not in caplog.text
+
+
 def test_no_key_is_in_an_error_in_the_info_or_in_the_log(small, monkeypatch, caplog):
     monkeypatch.setenv("SGLANG_API_KEY", "topsecret")
     caplog.set_level(logging.DEBUG)
     server = small()
-    server.info |= {"api_key": "topsecret", "internal_states": [{"admin_api_key": "topsecret"}]}
+    server.info |= {"api_key": "topsecret", "launch_command": "--api-key topsecret"}
+    server.info |= {"internal_states": [{"admin_api_key": "topsecret"}]}
     server.faults["/generate"] = [answers(500, "you sent topsecret")]
     with opened(server) as arm:
         assert "topsecret" not in str(arm.info())

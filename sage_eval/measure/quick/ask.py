@@ -195,16 +195,26 @@ class Asking:
         for name in self._in_time(list(fitting), GROWTH):
             size = fitting[name]
             timed(size, 1, 1)  # kernels that are compiled for a new size
-            speed = Speed(size=name, input_tokens=size, first=[], together=TOGETHER)
+            together = self._together(size + STEPS)
+            speed = Speed(size=name, input_tokens=size, first=[], together=together)
             self.record.speed.append(speed)
             for _ in range(RUNS):
                 speed.first.append(timed(size, 1, 1))
                 if self._left() < 0:
                     return
-            if self._left() > GROWTH * TOGETHER * speed.first[-1]:
-                speed.prefill = TOGETHER * size / timed(size, TOGETHER, 1)
-            if self._left() > GROWTH * TOGETHER * speed.first[-1]:
-                speed.decode = TOGETHER / timed(size, TOGETHER, STEPS)
+            for new in (1, STEPS):
+                if together and self._left() > GROWTH * together * speed.first[-1]:
+                    seconds = timed(size, together, new)
+                    if new == 1:
+                        speed.prefill = together * size / seconds
+                    else:
+                        speed.decode = together / seconds
+
+    def _together(self, tokens: int) -> int:
+        """Requests of so many tokens that the server runs at once, up to `TOGETHER`."""
+        told = self.record.server
+        limits = [told.get("max_running_requests"), int(told.get("max_total_num_tokens") or 0) // tokens]
+        return min(TOGETHER, *(int(limit) for limit in limits if limit is not None))
 
     def _retrieval(self) -> None:
         lengths = [1024 << step for step in range(6) if 1024 << step <= self.arm.usable_tokens - _OWN]

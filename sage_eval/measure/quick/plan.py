@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class QuickPlan(BaseModel):
@@ -15,6 +15,13 @@ class QuickPlan(BaseModel):
     seconds: float = Field(300.0, ge=10, description="time for all; what does not fit is left out, and said")
     against: Path | None = Field(None, description="JSON of an earlier quick of the same model to compare with")
     output: Path | None = Field(None, description="write the JSON to this file as well")
+
+    @field_validator("base_url")
+    @classmethod
+    def _one(cls, url: str | None) -> str | None:
+        if url and ";" in url:
+            raise ValueError("one server at a time; ask each of them")
+        return url
 
     @property
     def url(self) -> str:

@@ -156,6 +156,11 @@ def test_where_nothing_answers_it_cannot_be_told(capsys):
     assert "no SGLang server answers" in capsys.readouterr().err
 
 
+def test_servers_are_asked_one_at_a_time(capsys):
+    assert main(["quick", "--base-url", "http://a:1;http://b:1"]) == 2
+    assert "one server at a time" in capsys.readouterr().err
+
+
 def test_a_web_page_is_no_server(small, capsys):
     small.faults = {"/health_generate": [answers(200, "ok")], "/server_info": [answers(200, "<html>", "text/html")]}
     assert main(["quick", "--base-url", small.url]) == 2
