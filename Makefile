@@ -13,8 +13,8 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test test-slow test-simulations test-engines test-all lint docs format clean
 demo: $(INSTALLED)
 	$(BIN)/sage-eval compare reference_model --candidate sage_attn \
-	    --tasks sage_prose,sage_retrieval --task-args 'lengths=[512],depths=3,samples=4' \
-	    --no-calibrate --arms control --output results/demo --fresh
+	    --tasks sage_prose,sage_retrieval_kv --task-args 'lengths=[512],depths=3,samples=20,near=8' \
+	    --margin sage_retrieval_kv=0.1 --no-calibrate --arms control --output results/demo --fresh
 
 # Under ten minutes on two cores; no GPU, no network. A file stays in one process, as its tests share an engine.
 # One thread each: PyTorch's threads of two processes would wait for one another.

@@ -33,8 +33,6 @@ def asked(reference_model, tmp_path_factory):
     tasks = [str(there / "gsm8k" / "gsm8k.yaml"), str(there / "gpqa" / "n_shot" / "gpqa_main_n_shot.yaml")]
 
     def asked(kind):
-        # GPQA shuffles its choices with Python's global generator, from which other threads draw too.
-        manager, _ = load_tasks(tasks, str(model), {})
         arguments = {"pretrained": str(model), "dtype": "float32", "max_length": 2048}
         if kind == "hf":
             lm = HFLM(**arguments, device="cpu", batch_size=1)
@@ -51,6 +49,8 @@ def asked(reference_model, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAGE_EVAL_DATA", str(write_folder(tmp_path_factory.mktemp("data"))))
+        # Once: GPQA shuffles its choices with a generator of its module, which goes on at each loading.
+        manager, _ = load_tasks(tasks, str(model), {})
         yield asked
 
 
