@@ -67,6 +67,14 @@ def test_a_row_shows_the_run_that_is_calibrated_and_names_both(folders):
     assert row.speed is None
 
 
+def test_the_plotted_loss_is_a_divergence_where_one_was_judged():
+    rows = {row.arm: row for row in entries([RESULTS / "qwen2.5-coder-0.5b-h200"])}
+    as_it_is = rows["sage_attn+fa3:variant=int8-fp16"]
+    assert "-0.11 nats" in as_it_is.cells["loss on text"], "its perplexity gained"
+    assert as_it_is.loss is not None
+    assert as_it_is.loss.value > 10
+
+
 def test_the_cells_have_interval_floor_flips_and_verdict(folders):
     [row] = entries(folders)
     assert "]; floor " in row.cells["loss on text"]
