@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_COMPILE_BYTECODE := 1
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-simulations test-engines test-all lint docs format clean
+.PHONY: demo test test-slow test-simulations test-engines test-timed test-all lint docs format clean
 demo: $(INSTALLED)
 	$(BIN)/sage-eval compare reference_model --candidate sage_attn \
 	    --tasks sage_prose,sage_retrieval_kv --task-args 'lengths=[512],depths=3,samples=20,near=8' \
@@ -21,15 +21,19 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: test-simulations test-engines
+test-slow: test-simulations test-engines test-timed
 
 # Simulations, an interpreter of kernels, a training: they need cores and nothing else.
 test-simulations: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not engine and not gpu" -n 2 --dist loadfile
 
-# One at a time: some start several engines, some watch a machine that is otherwise idle.
+TIMED := tests/engine tests/measure/rate tests/measure/serving
 test-engines: $(INSTALLED)
-	$(BIN)/python -m pytest -m "slow and engine and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and engine and not gpu" -n 2 --dist loadfile $(TIMED:%=--ignore=%)
+
+# One at a time: they start several engines, or watch a machine that is otherwise idle.
+test-timed: $(INSTALLED)
+	$(BIN)/python -m pytest -m "slow and engine and not gpu" $(TIMED)
 
 # Everything that needs no GPU.
 test-all: test test-slow
