@@ -3,6 +3,7 @@
 python -c "from sage_eval.measure.kernels.run import run; [print(row, flush=True) for row in run()]"
 """
 
+import re
 import statistics
 import sys
 import time
@@ -109,7 +110,7 @@ def run(
                     launches[name] = launch
                     ran.add(name)
             except Exception as error:  # whatever a foreign kernel or its compiler raises
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                reason = why(error)
                 if name not in ran:
                     broken[name] = reason
                 yield {"cell": case.name, "arm": name, "absent": reason}
@@ -123,6 +124,12 @@ def run(
         whole = time.monotonic() - begun
         sys.stderr.write(f"{case.name}: {whole:.1f} s, {ready:.1f} of them to compile and check\n")
         del inputs, launches
+
+
+def why(error: Exception) -> str:
+    """An error in one line for a record: of paths the last part, as folders are of one machine alone."""
+    line = " ".join(f"{type(error).__name__}: {error}".split())
+    return re.sub(r"(?<![\w:/])(?:/[\w.+-]+)+/(?=[\w.+-])", "", line)[:200]
 
 
 def check(result: Any, want: Tensor, case: Case, rows: slice) -> None:

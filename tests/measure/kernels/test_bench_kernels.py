@@ -12,7 +12,7 @@ from sage_eval.errors import DataError, UsageError
 from sage_eval.measure.kernels.cases import CASES, KERNELS, Case
 from sage_eval.measure.kernels.columns import COLUMNS
 from sage_eval.measure.kernels.instrument import CARD, Kernels, Timing
-from sage_eval.measure.kernels.run import check, run
+from sage_eval.measure.kernels.run import check, run, why
 from sage_eval.render.sections import body
 from sage_eval.report.measurements import found, text
 from sage_eval.store import record as records
@@ -149,3 +149,8 @@ def test_command_needs_no_sglang(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2, done.stderr
     assert "known: int8-fp16" in done.stderr
+
+
+def test_the_reason_of_a_kernel_that_did_not_run_names_no_folder():
+    error = RuntimeError("build failed in `/root/.cache/lib/0.6/ops/prefill':\n see https://a.b/c/d, half 1/2")
+    assert why(error) == "RuntimeError: build failed in `prefill': see https://a.b/c/d, half 1/2"
