@@ -1,6 +1,7 @@
 """What the figures decide by themselves: limits, axes, colours."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -105,3 +106,9 @@ def luminance(colour):
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_long_names_leave_the_axes_their_width():
+    [drawing] = forest.figures(load(Path(__file__).parents[2] / "results" / "qwen2.5-coder-0.5b-h200"))
+    drawing.figure.canvas.draw()
+    assert min(ax.get_position().width for ax in drawing.figure.axes) > 0.5

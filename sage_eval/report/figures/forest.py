@@ -1,5 +1,6 @@
 """Differences to the baseline, task by task: candidate, floors and controls against the margin."""
 
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ MOST = 12
 """Tasks in the figure; of more, those with the gravest verdicts."""
 NEAR = 3.0
 """A control this many times farther out than all else is named at the edge: to show it would squash the rest."""
+WIDEST = 26
+"""Characters of an arm's name in a line: a longer one is broken, so that it leaves the axis its width."""
 GRAVITY = GRAVEST_FIRST
 
 Row = tuple[str, str, Estimate]
@@ -31,11 +34,10 @@ def figures(run: Run) -> Iterator[Drawing]:
     shown = sorted(judged, key=lambda task: GRAVITY.index(task.verdict))[:MOST] if len(judged) > MOST else judged
     calibrated = comparison.verdict is not None and len(comparison.verdict.missing) < 2
     panels = [(task, *_rows(comparison, task)) for task in shown]
-    heights = [len(rows) + 2.9 for _, _, rows in panels]
+    heights = [sum(name.count("\n") + 1 for name in _names(rows)) + 2.9 for _, _, rows in panels]
     figure, axes = canvas(0.205 * sum(heights) + 0.2, len(panels), height_ratios=heights)
     for ax, (task, row, rows) in zip(axes, panels, strict=True):
-        label = comparison.verdict.label(task) if comparison.verdict else task.task
-        _panel(ax, task, row, rows, label, task.verdict if calibrated or task.verdict in LOSSES else "no verdict")
+        _panel(ax, task, row, rows, task.verdict if calibrated or task.verdict in LOSSES else "no verdict")
     note = f" The {MOST} gravest of {len(judged)} tasks." if len(judged) > MOST else ""
     yield Drawing(
         "differences",
@@ -60,12 +62,20 @@ def _rows(comparison: Comparison, task: TaskVerdict) -> tuple[TaskComparison, li
     return candidate, sorted(rows, key=lambda row: roles.index(row[1]))
 
 
-def _panel(ax: "Axes", task: TaskVerdict, row: TaskComparison, rows: list[Row], title: str, word: str) -> None:
+def _names(rows: list[Row]) -> list[str]:
+    names = [name if role in (name, "control") else f"{name} ({role})" for name, role, _ in rows]
+    return [textwrap.fill(name, WIDEST) for name in names]
+
+
+def _panel(ax: "Axes", task: TaskVerdict, row: TaskComparison, rows: list[Row], word: str) -> None:
+    names = _names(rows)
+    lines = [name.count("\n") + 1 for name in names]
+    places = [sum(lines[:i]) + (count - 1) / 2 for i, count in enumerate(lines)]
     margin, scale = task.scale * (task.margin or 0.0), task.scale
     limit = _limit(task, rows)
     ax.axvspan(-margin, margin, color=LIGHT["muted"], alpha=0.14, linewidth=0)
     ax.axvline(0, color=LIGHT["muted"], linewidth=0.8)
-    for y, (_, role, estimate) in enumerate(rows):
+    for y, (_, role, estimate) in zip(places, rows, strict=True):
         colour, x = LIGHT[role], scale * estimate.value
         if abs(x) > limit:
             side = 1 if x > 0 else -1
@@ -79,12 +89,11 @@ def _panel(ax: "Axes", task: TaskVerdict, row: TaskComparison, rows: list[Row], 
             ax.plot(ends, [y, y], color=colour, linewidth=3.6, solid_capstyle="butt")
         ax.plot([x], [y], MARKERS[role], color=colour, markersize=5.5)
     ax.set_xlim(-1.04 * limit, 1.04 * limit)
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    names = [name if role in (name, "control") else f"{name} ({role})" for name, role, _ in rows]
-    ax.set_yticks(range(len(rows)), names)
+    ax.set_ylim(sum(lines) - 0.4, -0.6)
+    ax.set_yticks(places, names)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set_title(title, fontweight="bold")
+    ax.set_title(task.task, fontweight="bold")
     ax.set_title(word, loc="right", fontsize=POINTS)
     worse = "← worse" if row.higher_is_better else "worse →"
     ax.set_xlabel(f"difference in {_quantity(task)}  ({worse})")
