@@ -179,3 +179,14 @@ def test_another_function_is_no_checkpoint_of_a_candidates_own(reference_model, 
     save_file(weights, first, {"format": "pt"})
     with pytest.raises(DataError, match=r"arm candidate: .*other is not the function that .*reference_model is"):
         stressed._prove("candidate", str(reference_model), str(other))
+
+
+def test_a_candidates_own_checkpoint_is_proven_before_it_runs(reference_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(stressed, "_apart", lambda task, *arguments: task(*arguments))
+    other = shutil.copytree(reference_model, tmp_path / "other")
+    config = RunConfig(model=str(reference_model), candidate=f"sage_attn:pretrained={other}", calibrate=False)
+    stressed.with_checkpoints(config, arms(config, "hash", {}), tmp_path)
+    [first, *_] = sorted(other.glob("*.safetensors"))
+    save_file({name: 2 * weight for name, weight in load_file(first).items()}, first, {"format": "pt"})
+    with pytest.raises(DataError, match=r"arm candidate: .*other is not the function"):
+        stressed.with_checkpoints(config, arms(config, "hash", {}), tmp_path)
