@@ -53,8 +53,8 @@ NOTES = (
 FIGURE = (
     "One point per arm, by its number in the table; bars are 95 % intervals, for speed the range of rounds where they "
     "are few. Loss: the KL divergence of its first text beyond the floor's, else the difference of a text or another "
-    "task, in margins of equivalence (shaded). Speed-up: of the prefill of about 8,192 tokens. Hollow points beyond a dotted line were not measured on its axis: speed does not "
-    "need a model's weights, and losses do."
+    "task, in margins of equivalence (shaded). Speed-up: of the prefill of about 8,192 tokens. Hollow points beyond a "
+    "dotted line were not measured on its axis: speed does not need a model's weights, and losses do."
 )
 _CELLS = HEADER[4:-1]
 
