@@ -5,7 +5,7 @@ from typing import Any
 from sage_eval.engine import coverage
 from sage_eval.engine.arm import open_arm
 from sage_eval.engine.options import ArmOptions
-from sage_eval.engine.scheduler_memory import KEY
+from sage_eval.engine.scheduler_memory import read_ranks
 
 _TOLD = (
     "version", "device", "dtype", "attention_backend", "prefill_attention_backend", "decode_attention_backend",
@@ -28,8 +28,7 @@ class EngineHost:
 
     def memory(self) -> dict[str, int]:
         """Bytes that the scheduler counts; empty unless its environment asks for that (`engine.scheduler_memory`)."""
-        found: dict[str, int] = self.arm.info()["internal_states"][0].get(KEY, {})
-        return found
+        return read_ranks(self.arm.info()["internal_states"])
 
     def coverage(self) -> dict[str, float]:
         """Tokens by "phase/kernel" since the start; empty for a backend that does not count."""

@@ -5,6 +5,7 @@ read them, it happens only where the environment has `SWITCH`, which the probes 
 """
 
 import contextlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,33 @@ KEY = "sage_eval_memory"
 SWITCH = "SAGE_EVAL_MEMORY_PROBE"
 
 
-def read_and_reset(scheduler: Any) -> dict[str, int]:
+RANKS = "ranks"
+"""Of a reading: the peaks (`peak_allocated`, or `peak_rss`) of all tensor-parallel ranks, this one's included."""
+
+
+def read_and_reset(scheduler: Any) -> dict[str, Any]:
+    """`_read`, and the `RANKS`, all of which SGLang asks at the same step; rank 0 alone answers."""
+    from torch import distributed
+
+    found: dict[str, Any] = _read(scheduler)
+    peak = found.get("peak_allocated", found.get("peak_rss"))
+    peaks = [peak] * distributed.get_world_size(scheduler.tp_cpu_group)
+    distributed.all_gather_object(peaks, peak, group=scheduler.tp_cpu_group)
+    return found | {RANKS: peaks}
+
+
+def read_ranks(states: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """The first rank's reading out of the `internal_states` of SGLang's server info, one for each data-parallel rank.
+
+    Of several ranks `peak_rank_N` is that of each. Empty where nothing was read.
+    """
+    found = [dict(state[KEY]) for state in states if KEY in state]
+    peaks = [peak for each in found for peak in each.pop(RANKS)]
+    ranks = {f"peak_rank_{rank}": peak for rank, peak in enumerate(peaks)} if len(peaks) > 1 else {}
+    return found[0] | ranks if found else {}
+
+
+def _read(scheduler: Any) -> dict[str, int]:
     """Bytes: weights, KV cache (and its tokens), allocated and reserved now and at their peak since the last reading.
 
     Without CUDA the process's resident memory stands in for the four (`rss`, `peak_rss`).

@@ -4,6 +4,7 @@ SGLang's own CPU engine (`SGLANG_USE_CPU_ENGINE=1`) needs a build of `sgl_kernel
 As an out-of-tree platform the ordinary wheels run: every operation takes its native PyTorch path.
 """
 
+import os
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from sglang.srt.platforms.interface import SRTPlatform
 MEM_FRACTION_STATIC = 0.5
 MAX_TOTAL_TOKENS = 32_768
 """Tokens in the KV cache by default: enough for tests and demos, and not half of the machine's memory."""
+CORES = "SGLANG_CPU_OMP_THREADS_BIND"
+RANKS = 64
+"""SGLang starts more ranks than the host has NUMA nodes only where `CORES` has a place for each."""
 
 
 class SageCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
@@ -29,6 +33,9 @@ class SageCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
             server_args.mem_fraction_static = MEM_FRACTION_STATIC
         if server_args.max_total_tokens is None:
             server_args.max_total_tokens = MAX_TOTAL_TOKENS
+        if server_args.tp_size * server_args.dp_size * server_args.pp_size > 1:
+            cores = sorted(os.sched_getaffinity(0))
+            os.environ.setdefault(CORES, "|".join(str(cores[rank % len(cores)]) for rank in range(RANKS)))
 
     def get_default_attention_backend(self) -> str:
         return "torch_native"

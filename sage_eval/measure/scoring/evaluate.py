@@ -62,7 +62,7 @@ def run_task(
         ),
         score=float(found[metric]),
         metric=metric.partition(",")[0],
-        tokens={name: count - before[name] for name, count in models.tokens(lm).items()},
+        tokens={name: count - before.get(name, 0) for name, count in models.tokens(lm).items()},
         answers=answers,
     )
 

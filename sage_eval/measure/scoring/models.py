@@ -150,9 +150,14 @@ def _engine_calls(lm: Any, family: str) -> list[tuple[Any, str]]:
 
 
 def tokens(lm: Any) -> dict[str, int]:
-    """Tokens that `lm` has counted so far; nothing where it does not count."""
-    arm = getattr(lm, "arm", None)
-    return {kind: getattr(arm.coverage, f"{kind}_tokens") for kind in ("prompt", "cached", "generated")} if arm else {}
+    """Tokens so far, by the replies of SGLang's engine, and `counted` where kernels count what they prefill.
+
+    Nothing of a model that has no such engine.
+    """
+    if (arm := getattr(lm, "arm", None)) is None:
+        return {}
+    told = {kind: getattr(arm.coverage, f"{kind}_tokens") for kind in ("prompt", "cached", "generated")}
+    return told | ({"counted": round(sum(arm.coverage.prefill().values()))} if arm.coverage.counted else {})
 
 
 def close(lm: Any) -> None:

@@ -60,7 +60,7 @@ class Task(_Model):
     score: float
     metric: str
     tokens: dict[str, int] = Field(default_factory=dict)
-    """`prompt`, `cached` and `generated`, where the model counts them."""
+    """`prompt`, `cached`, `generated`, where the model counts them; `counted`: prompt tokens by the kernels' count."""
     answers: Answers = Field(default_factory=dict)
     agreement: Agreement | None = None
     """Of records in schema 1, which have no answers."""
