@@ -61,7 +61,9 @@ def _row(
 ) -> TaskComparison | None:
     """None where the excess over the floor is not known, as of runs that were made before it was kept."""
     own = task.statistics.kld
-    nothing = replace(own, value=0.0, se=0.0, low=0.0, high=0.0, p=1.0, df=own.units - 1.0, method="t", resampled=None)
+    nothing = replace(
+        own, value=0.0, se=0.0, low=0.0, high=0.0, p=1.0, df=own.units - 1.0, method="t", resampled=None, skewness=None
+    )
     nothing = replace(own, value=0.0) if own.se is None else nothing
     name = against or (None if floor is None or task.role == "floor" else floor.arm)
     # Zeros alone would be taken for answers that are right or wrong.

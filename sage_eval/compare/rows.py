@@ -19,14 +19,11 @@ from sage_eval.statistics.paired import (
     paired_ratio_difference,
     ratio_of_sums,
 )
-from sage_eval.statistics.studentised import GRID
 from sage_eval.store.comparison import Cell, MetricKind, TaskComparison
 from sage_eval.store.samples import Sample
 
 EQUAL = 0.8
 """Units worth less than this share of their number are said to be unequal."""
-SKEWED = 1.5
-"""The longer arm of a bootstrap-t interval over the shorter, from which a difference is said to be carried by few."""
 INFORMATIVE = 0.80
 """A retrieval cell whose baseline scores less than this says nothing about the candidate."""
 
@@ -181,10 +178,8 @@ def _unequal(difference: Estimate) -> list[str]:
         notes.append(
             f"its {difference.units} units are worth {worth:.0f} of one size; the largest holds {100 * largest:.0f} %"
         )
-    if difference.resampled:
-        arms = sorted(abs(difference.resampled[GRID.index(tail)]) for tail in (0.025, 0.975))
-        if arms[1] > SKEWED * arms[0]:
-            notes.append("a few of its units carry the difference: the interval allows for it, but may still be short")
+    if difference.skewed:
+        notes.append("a few of its units carry the difference: the interval allows for it, but may still be short")
     return notes
 
 

@@ -20,6 +20,9 @@ Codes = npt.NDArray[np.int64]
 
 MIN_UNITS = 30
 """Fewer independent units of one size (items, or clusters) get a value but neither standard error nor interval."""
+COCHRAN = 25.0
+"""So many times the squared skewness of the units is their smallest safe number (Cochran, Sampling Techniques (1977)
+§2.15)."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,9 @@ class Estimate:
     `units` counts what is independent (items, or clusters), `p` is the two-sided p-value of "the true value is zero".
     `df` (Student's t) or `counts` (effective numbers gained, lost and n of a score interval) let the same evidence be
     read at another level without its data: see `equivalence.at_level`; `resampled` are the bootstrap-t's quantiles.
-    `effective` counts equal units worth as much as those there are, `largest` is the largest one's share. `looks` are
-    the shares of the items at which one looked, where that was more than once: see `sequential`.
+    `effective` counts equal units worth as much as those there are, `largest` is the largest one's share, `skewness`
+    that of what each adds to the value. `looks` are the shares of the items at which one looked, where that was more
+    than once: see `sequential`.
     """
 
     value: float
@@ -49,6 +53,12 @@ class Estimate:
     largest: float | None = None
     resampled: Quantiles | None = None
     looks: tuple[float, ...] | None = None
+    skewness: float | None = None
+
+    @property
+    def skewed(self) -> bool:
+        """Whether a few units carry so much of the value that its t interval may be too short."""
+        return self.df is not None and self.skewness is not None and self.units < COCHRAN * self.skewness**2
 
 
 def column(values: npt.ArrayLike, name: str) -> Floats:
@@ -82,13 +92,14 @@ def codes(labels: npt.ArrayLike) -> tuple[Codes, int]:
 
 @dataclass(frozen=True)
 class Linearised:
-    """Variance and degrees of freedom of a ratio; its units, what they are worth, the largest one's share."""
+    """Variance and degrees of freedom of a ratio; its units, what they are worth, the largest one's share, the skew."""
 
     variance: float
     df: float
     units: int
     effective: float
     largest: float
+    skewness: float
     resampled: Quantiles | None = None
 
 
@@ -128,14 +139,17 @@ def linearised(
     whole, residue = (np.bincount(group, values, minlength=groups) for values in (sizes, totals))
     share = np.divide(sizes, whole[group], out=np.zeros(units), where=whole[group] > 0)
     rest = np.maximum(1 - share, 1e-12)
-    own = (totals - share * residue[group]) ** 2 / rest
+    shifts = totals - share * residue[group]
+    spread = float((shifts**2).mean())
+    skewness = float((shifts**3).mean()) / spread**1.5 if spread > 0 else 0.0
+    own = shifts**2 / rest
     # A unit that is all of its stratum shows no spread.
     variance = float(own[share < 1 - 1e-12].sum()) / float(sizes.sum()) ** 2
     cross = np.where(share < 1 - 1e-12, share**2 / rest, 0.0)
     sums, squares, leverage = (np.bincount(group, v, minlength=groups) for v in (cross, cross**2, share**2))
     df = float(whole.sum()) ** 2 / float((whole**2 * (leverage + sums**2 - squares)).sum())
     effective = float(sizes.sum()) ** 2 / float((sizes**2).sum())
-    found = Linearised(variance, df, int(units), effective, float(sizes.max() / sizes.sum()))
+    found = Linearised(variance, df, int(units), effective, float(sizes.max() / sizes.sum()), skewness)
     if not resample or strata is not None or effective < MIN_UNITS:
         return found
     return replace(found, resampled=quantiles(totals, sizes, float(np.sqrt(variance))))
@@ -157,5 +171,6 @@ def t_interval(value: float, found: Linearised, n: int, level: float, method: st
     if se > 0:
         p = min(1.0, 2 * tail(abs(value) / se, found.df, found.resampled if value > 0 else mirrored(found.resampled)))
     return replace(
-        estimate, se=se, low=value - down * se, high=value + up * se, p=p, df=found.df, resampled=found.resampled
-    )
+        estimate, se=se, low=value - down * se, high=value + up * se, p=p, df=found.df, resampled=found.resampled,
+        skewness=found.skewness,
+    )  # fmt: skip

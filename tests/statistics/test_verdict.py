@@ -206,3 +206,31 @@ def test_damage_that_is_not_seen_is_named_beside_that_which_is():
     [found] = judge([task(none, controls={"mild": none, "strong": strong})]).tasks
     assert (found.kind, found.sharpness) == ("equivalent (blunt)", pytest.approx(13))
     assert found.reason.endswith("damage seen: strong; not seen: mild")
+
+
+def test_an_equivalence_that_a_few_documents_carry_is_warned_of():
+    rng = np.random.default_rng(7)
+    words = np.full(200, 1_000.0)
+
+    def text(losses):
+        difference, control = (paired_ratio_difference(np.zeros(200), words * loss, words) for loss in losses)
+        evidence = Evidence("text", PERPLEXITY, difference, controls={"int4": control})
+        return judge([evidence]).tasks[0]
+
+    control = rng.normal(0.008, 0.002, 200)
+    even = text((rng.normal(0, 0.002, 200), control))
+    few = text(((rng.random(200) < 0.03) * rng.normal(0.02, 0.004, 200), control))
+    assert (even.kind, few.kind) == ("equivalent", "equivalent")
+    assert "a few of its 200 units carry the difference" in few.reason
+    assert "carry the difference" not in even.reason
+
+
+def test_skewness_is_that_of_what_each_document_adds():
+    from scipy import stats
+
+    loss = np.exp(np.random.default_rng(5).normal(0, 1, 62))
+    found = paired_difference(np.zeros(62), loss)
+    assert found.skewness == pytest.approx(stats.skew(loss))
+    # Cochran's rule: 25 times its square.
+    assert found.skewed
+    assert not replace(found, units=int(25 * found.skewness**2) + 1).skewed
