@@ -1,5 +1,7 @@
 """The platform plugin: there without an accelerator, silent with one."""
 
+import os
+
 import pytest
 import torch
 
@@ -33,7 +35,22 @@ def test_server_arguments_that_were_given_win_over_its_defaults():
 
     from sage_eval.platforms.cpu import SageCpuPlatform
 
-    given = SimpleNamespace(mem_fraction_static=0.2, max_total_tokens=None)
+    given = SimpleNamespace(mem_fraction_static=0.2, max_total_tokens=None, tp_size=1, dp_size=1, pp_size=1)
     SageCpuPlatform().apply_server_args_defaults(given)
     assert given.mem_fraction_static == 0.2
     assert given.max_total_tokens > 8192
+
+
+@pytest.mark.parametrize(("ranks", "given", "found"), [(1, None, None), (4, None, 4), (4, "0|1", 2)])
+def test_each_of_several_ranks_has_a_core_unless_the_user_chose_them(ranks, given, found, monkeypatch):
+    from types import SimpleNamespace
+
+    from sage_eval.platforms.cpu import CORES, SageCpuPlatform
+
+    monkeypatch.setenv(CORES, given or "")
+    if given is None:
+        monkeypatch.delenv(CORES)
+    arguments = SimpleNamespace(mem_fraction_static=0.2, max_total_tokens=1, tp_size=1, dp_size=ranks, pp_size=1)
+    SageCpuPlatform().apply_server_args_defaults(arguments)
+    places = os.environ.get(CORES)
+    assert (places and min(4, len(places.split("|")))) == found
