@@ -52,7 +52,7 @@ class Worker:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
-        self.log = log or folder / f"{re.sub(r'[^A-Za-z0-9.+_-]+', '-', name)}.log"
+        self.log = log or log_of(name, folder)
         self._started = time.perf_counter()
         self._dismissed = False
         try:
@@ -151,6 +151,11 @@ class Worker:
             kind = getattr(errors, reply["type"], EngineError)
             raise kind(f"arm {self.name}: {reply['error']} (its log: {self.log})")
         return reply["answer"]
+
+
+def log_of(name: str, folder: Path) -> Path:
+    """The log of the worker `name`."""
+    return folder / f"{re.sub(r'[^A-Za-z0-9.+_-]+', '-', name)}.log"
 
 
 def last_line(log: Path, window: int = 4096) -> str:

@@ -22,6 +22,7 @@ from sage_eval.cli.measure import bench, fill, probe
 from sage_eval.cli.prepare import prepare
 from sage_eval.cli.quick import quick
 from sage_eval.cli.report import leaderboard, report, schema, validate
+from sage_eval.cli.watch import watch
 from sage_eval.errors import SageEvalError, SettingWarning
 from sage_eval.measure.quick.plan import QuickPlan
 
@@ -50,8 +51,8 @@ def lm_eval(context: typer.Context) -> None:
 
 app.command("compare", epilog=EPILOG)(compare)
 for _function in (
-    report, diff, reproduce, export, validate, leaderboard, schema, prepare, doctor, calibrate, diagnose, balance,
-    stress,
+    watch, report, diff, reproduce, export, validate, leaderboard, schema, prepare, doctor, calibrate, diagnose,
+    balance, stress,
 ):  # fmt: skip
     app.command()(_function)
 

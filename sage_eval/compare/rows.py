@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,14 +55,11 @@ def compare_items(
     Raises ValueError where the items' weights cannot be.
     """
     name = metric.partition(",")[0]
-    columns = [[sample.metrics[name] for sample in side] for side in zip(*items, strict=True)]
+    (base, weights), (cand, others) = (columns(side, name, kind) for side in zip(*items, strict=True))
     clusters = labels(items, "cluster", "document")
     table = changed = split = by_member = None
     design: dict[str, Any] = {}
-    if kind != "mean":
-        scale = _SCALES[kind]
-        base, cand = ([value[0] * scale for value in column] for column in columns)
-        weights, others = ([value[1] for value in column] for column in columns)
+    if weights is not None:
         if weights != others:
             raise ValueError("an item has another weight in each arm")
         estimates = (
@@ -71,7 +68,6 @@ def compare_items(
             paired_ratio_difference(base, cand, weights, clusters=clusters),
         )
     else:
-        base, cand = ([float(value) for value in column] for column in columns)
         tasks = [baseline.task for baseline, _ in items]
         design = {"clusters": clusters, "strata": tasks if len(set(tasks)) > 1 else None}
         estimates = (mean(base, **design), mean(cand, **design), paired_difference(base, cand, **design))
@@ -111,6 +107,15 @@ def compare_items(
         by_member=by_member,
         right=right,
     )
+
+
+def columns(side: Sequence[Sample], metric: str, kind: MetricKind) -> tuple[list[float], list[float] | None]:
+    """Each item's part of a metric and, of a ratio of sums, its weight."""
+    values: list[Any] = [sample.metrics[metric] for sample in side]
+    if kind == "mean":
+        return [float(value) for value in values], None
+    scale = _SCALES[kind]
+    return [value[0] * scale for value in values], [value[1] for value in values]
 
 
 def labels(items: list[Pair], *fields: str) -> list[Any] | None:

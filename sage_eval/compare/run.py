@@ -104,7 +104,8 @@ def compare(
 
         run = until_settled(config, tasks, target, answer) if config.until else answer()
         for arm in run.arms.values():
-            (arm.folder / layout.JOURNAL).unlink(missing_ok=True)
+            for name in (layout.JOURNAL, layout.RUNNING):
+                (arm.folder / name).unlink(missing_ok=True)
         return run
 
 

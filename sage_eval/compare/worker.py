@@ -14,6 +14,9 @@ from types import MappingProxyType
 from typing import Any
 
 from sage_eval.compare import asking, corpus, metrics
+from sage_eval.compare.pairs import leaves_of
+from sage_eval.compare.running import RunningScores
+from sage_eval.compare.standing import outermost
 from sage_eval.compare.tasks import load_tasks
 from sage_eval.data.folder import use_data
 from sage_eval.engine.chat import choose
@@ -27,6 +30,7 @@ from sage_eval.store.folder import (
     OLD_SAMPLES,
     PROMPTS,
     RESULTS,
+    RUNNING,
     SAMPLES,
     SCHEMA_VERSION,
     SPEC,
@@ -58,9 +62,13 @@ def answer(spec: ArmSpec, folder: Path, share: Mapping[str, Any] = MappingProxyT
     manager, tasks = load_tasks(spec.tasks, spec.model_args["pretrained"], spec.task_args, spec.include_path, spec.seed)
     asking.prepare(tasks, spec, spec.seed)
     asking.rehearse(spec, tasks)
-    started = time.time()
-    with _model(spec, folder, share) as lm:
-        ready = time.time()
+    members = {"group_subtasks": manager.load(spec.tasks)["group_map"]}
+    groups = outermost({group: leaves_of(group, members) for group in members["group_subtasks"]})
+    running = RunningScores(folder / RUNNING, tasks, spec.samples, groups)
+    started = time.monotonic()
+    with _model(spec, folder, share) as lm, contextlib.closing(running):
+        ready = time.monotonic()
+        lm.cache_hook = running
         from lm_eval import simple_evaluate
 
         if isinstance(spec.apply_chat_template, str):
@@ -76,7 +84,7 @@ def answer(spec: ArmSpec, folder: Path, share: Mapping[str, Any] = MappingProxyT
             torch_random_seed=spec.seed,
             fewshot_random_seed=spec.seed,
         )
-        ended = time.time()
+        ended = time.monotonic()
         engine = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
         # lm-eval numbers the requests of chosen items anew.
         windows = [

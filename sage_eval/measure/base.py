@@ -5,9 +5,11 @@ worker an arm has, how one cell is run, and how a record is shown. `Instrument.m
 provenance, the record and going on with it, engines that share the GPU, the seconds there are, and arms that fail.
 """
 
+import json
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,7 @@ from sage_eval.parsing import parse_pairs
 from sage_eval.render.figures import Svg
 from sage_eval.render.sections import Part
 from sage_eval.store import record as records
+from sage_eval.store.lock import lock
 from sage_eval.store.provenance import Provenance, describe_model, find_model
 from sage_eval.store.record import ArmEntry, Record
 
@@ -242,6 +245,11 @@ class Instrument(Measurement[P, R]):
         self._enter(plan, model, record)
         if not plan.shared_gpu:
             gpu.require_idle()
+        with at_work(path, [arm.name for arm in plan.arms], self.cells(plan), record):
+            self._measure(plan, model, record, path, say)
+        return record, path.parent
+
+    def _measure(self, plan: P, model: Path, record: Record[R], path: Path, say: Say) -> None:
         resident = getattr(plan, "resident", 1) or fitting(record.provenance.model, self.cache_tokens(plan))
         with tempfile.TemporaryDirectory(
             prefix=f"sage-eval-{self.kind}-", dir=getattr(plan, "scratch", None), ignore_cleanup_errors=True
@@ -258,7 +266,6 @@ class Instrument(Measurement[P, R]):
                     self.work(session, lambda: records.write(path, record))
                 finally:
                     records.write(path, record)
-        return record, path.parent
 
     def lacking(self, session: Session[P, R], cell: str, names: Sequence[str]) -> list[str]:
         """Those of the arms `names` that the cell is yet to be measured for."""
@@ -334,6 +341,19 @@ def introduce(session: Session[Any, Any], worker: Worker) -> None:
     entry = session.record.arms[worker.name]
     session.record.arms[worker.name] = entry.model_copy(update={"start_seconds": round(seconds, 1), **reply})
     session.say(f"{worker.name} is up after {seconds:.0f} s")
+
+
+def at_work(
+    path: Path, arms: Collection[str], cells: Sequence[str], record: Record[Any]
+) -> AbstractContextManager[None]:
+    """Hold the record `path` during a block: rows of two commands at a time would replace each other's.
+
+    The lock's file says what is asked, for `sage-eval watch`. Raises `UsageError` where another command holds it.
+    """
+    asked = {(arm, cell) for arm in arms for cell in cells}
+    done = len(asked & {(row.arm, row.cell) for row in record.rows})
+    note = json.dumps({"arms": list(arms), "cells": list(cells), "done": done})
+    return lock(path.parent, f".{path.name}.lock", note)
 
 
 def take_up(made: Measurement[P, R], plan: P, command: str) -> tuple[P, Path, Record[R], Path]:

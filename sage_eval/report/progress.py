@@ -5,6 +5,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,7 +17,10 @@ SETTLED, SHARE = 20, 0.05
 """So many requests, or that share of them, are done before a time left is shown: the first of a batch takes as long as
 all that were begun with it.
 """
-_BAR = re.compile(r"(?P<what>[^:|]*):\s*\d+%\|.*?\|\s*(?P<done>\d+)/(?P<all>\d+)\s*\[[^<]*<(?P<left>[\d:?]+)")
+_BAR = re.compile(
+    r"(?P<what>[^:|\r\n]*):\s*\d+%\|[^\r\n]*?\|\s*(?P<done>\d+)/(?P<all>\d+)\s*\[[^<\r\n]*<(?P<left>[\d:?]+)"
+    r"(?:,\s*(?P<rate>[\d.]+)(?P<unit>it/s|s/it))?"
+)
 """A line of tqdm: "loglikelihood:  45%|####  | 9/20 [01:00<01:13, …]"."""
 _ASIDE = re.compile(r"warnings\.warn\(|\w+Warning: ")
 """A library's warning, which says nothing of how far an arm is."""
@@ -32,9 +37,45 @@ def plain(line: str) -> str:
 def settled(line: str) -> str:
     """A worker's line; of a bar that has just begun the time left and the rate are unknown, as tqdm writes that."""
     bar = _BAR.match(line)
-    if not bar or int(bar["done"]) >= min(SETTLED, SHARE * int(bar["all"])):
+    if not bar or _is_settled(bar):
         return line
     return f"{line[: bar.start('left')]}?]"
+
+
+def _is_settled(bar: re.Match[str]) -> bool:
+    return int(bar["done"]) >= min(SETTLED, SHARE * int(bar["all"]))
+
+
+@dataclass(frozen=True)
+class Bar:
+    """How far a log is: `done` of `of` things called `what`, how many a second, and seconds left; None: not known."""
+
+    what: str
+    done: int
+    of: int
+    rate: float | None
+    left: float | None
+
+
+def latest(log: Path, window: int = 65_536) -> Bar | None:
+    """The last bar among the last bytes of a growing log; None where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - window))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return None
+    if not (bars := [*_BAR.finditer(text)]):
+        return None
+    bar = bars[-1]
+    rate = float(bar["rate"]) if bar["rate"] and float(bar["rate"]) else None
+    known = rate and _is_settled(bar) and "?" not in bar["left"]
+    parts = [int(part) for part in reversed(bar["left"].split(":"))] if known else []
+    return Bar(
+        bar["what"].strip(), int(bar["done"]), int(bar["all"]),
+        (1 / rate if bar["unit"] == "s/it" else rate) if rate else None,
+        float(sum(part * 60**place for place, part in enumerate(parts))) if known else None,
+    )  # fmt: skip
 
 
 class Progress:

@@ -7,6 +7,7 @@
     arms/<name>/samples.parquet     the answered items (`samples.Sample`; older runs: samples.jsonl.zst)
     arms/<name>/topk.npz       the k most probable tokens at each position of the texts, where asked for
     arms/<name>/answers.journal     while the arm runs: what is finished of it (`engine.journal`)
+    arms/<name>/running.jsonl       until all arms are finished: its items' scores as they come (`store.running`)
     arms/<name>/prompts.jsonl.zst   until all arms are finished: its prompts
     arms/<name>/arm.json       written last: this arm is finished; its fingerprint, times, coverage
     prompts.jsonl.zst          prompts by hash: in full those on which the candidate lost most
@@ -48,7 +49,7 @@ LOOKS = "looks.json"
 HTML, FIGURES = "report.html", "figures"
 SPEC, LOG, RESULTS, SAMPLES, ARM = "spec.json", "log.txt", "results.json.zst", parquet.FILE, "arm.json"
 OLD_RESULTS, OLD_SAMPLES = "results.json", old.FILE
-JOURNAL = "answers.journal"
+JOURNAL, RUNNING = "answers.journal", "running.jsonl"
 
 
 class ArmRecord(BaseModel):

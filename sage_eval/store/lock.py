@@ -3,8 +3,10 @@
 import contextlib
 import fcntl
 import os
+import re
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from sage_eval.errors import PrerequisiteError, UsageError
@@ -12,26 +14,62 @@ from sage_eval.errors import PrerequisiteError, UsageError
 FILE = ".lock"
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Who a lock's file names. `alive` is None where that is a process of another machine, and `note` what it left."""
+
+    process: str
+    alive: bool | None
+    note: str
+
+
+def holder(path: Path) -> Holder | None:
+    """Who holds the lock with this file, or held it and was killed; None where there is none. Takes no lock."""
+    try:
+        process, _, note = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+    except OSError:
+        return None
+    if not (named := re.fullmatch(r"process (\d+) on (.*)", process)):
+        return Holder("a command", None, "")  # it is just being written
+    here = named[2] == socket.gethostname() and Path("/proc/self/fd").exists()
+    return Holder(process, _has_open(named[1], path) if here else None, note.strip())
+
+
+def _has_open(pid: str, path: Path) -> bool:
+    """Whether a process of this machine has the file open: its number may be another process's by now."""
+    try:
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if each.samefile(path):
+                    return True
+    except PermissionError:
+        return True  # another user's
+    except OSError:
+        pass
+    return False
+
+
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, name: str = FILE, note: str = "") -> Iterator[None]:
     """Hold `folder` (made if need be) during the block; the file of a process that is gone is taken over.
 
-    Raises `UsageError` that names the process and the host which hold it, `PrerequisiteError` where it cannot be made.
+    The file `name` in it says who holds it, and has a `note` for those who watch. Raises `UsageError` that names the
+    process and the host which hold it, `PrerequisiteError` where it cannot be made.
     """
-    path = folder / FILE
+    path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _locked(path)
     except BlockingIOError:
         with contextlib.suppress(OSError):
-            holder = path.read_text().strip()
-            raise UsageError(f"{folder} is in use by {holder}: wait for it, or choose another --output") from None
+            by = path.read_text().partition("\n")[0].strip()
+            raise UsageError(f"{folder} is in use by {by}: wait for it, or choose another --output") from None
         raise UsageError(f"{folder} is in use by another command: wait for it, or choose another --output") from None
     except OSError as error:
         raise PrerequisiteError(f"cannot write {path}: {error.strerror}; choose another --output") from None
     try:
         os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n{note}".encode())
         yield
     finally:
         path.unlink(missing_ok=True)

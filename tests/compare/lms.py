@@ -48,13 +48,20 @@ class HashLM(LM):
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if self.fault in ("hang", "deaf"):
             _hang()
-        return [(self._score(*request.args), False) for request in requests]
+        return self._told(requests, lambda request: (self._score(*request.args), False))
 
     def loglikelihood_rolling(self, requests):
-        return [self._score(*request.args) * len(request.args[0]) / 10 for request in requests]
+        return self._told(requests, lambda request: self._score(*request.args) * len(request.args[0]) / 10)
 
     def generate_until(self, requests):
-        return ["yes" if _unit(self.backend, request.args[0]) < 0.9 else "no" for request in requests]
+        return self._told(requests, lambda request: "yes" if _unit(self.backend, request.args[0]) < 0.9 else "no")
+
+    def _told(self, requests, answer):
+        """The answers, of which lm-eval's cache hears one by one, the last request's first."""
+        answers = [answer(request) for request in requests]
+        for request, found in reversed([*zip(requests, answers, strict=True)]):
+            self.cache_hook.add_partial(request.request_type, request.args, found)
+        return answers
 
     def get_model_info(self):
         tokens = {f"prefill/{self.backend}": 1000.0, f"decode/{self.backend}": 50.0}

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sage_eval.arms.turns import Say
 from sage_eval.errors import PrerequisiteError, UsageError
-from sage_eval.measure.base import Measurement, Row, View
+from sage_eval.measure.base import Measurement, Row, View, at_work
 from sage_eval.measure.kernels.cases import CASES, KERNELS, OURS, Case
 from sage_eval.render.table import MISSING, Table
 from sage_eval.store import record as records
@@ -98,10 +98,11 @@ class Kernels(Measurement[KernelsPlan, Timing]):
         for name in columns:
             record.arms.setdefault(name, ArmEntry(role="candidate" if name in OURS else "floor", arguments={}))
         chosen = [cases[name] for name in plan.cases] or CASES
-        for found in run(chosen, columns, done=done, rounds=plan.rounds, budget=plan.budget):
-            record.rows.append(Timing(block=block, **found))
-            records.write(plan.out, record)
-            say(f"{found['cell']:16} {found['arm']:14} {_cell(record.rows[-1])}")
+        with at_work(plan.out, columns, [case.name for case in chosen], record):
+            for found in run(chosen, columns, done=done, rounds=plan.rounds, budget=plan.budget):
+                record.rows.append(Timing(block=block, **found))
+                records.write(plan.out, record)
+                say(f"{found['cell']:16} {found['arm']:14} {_cell(record.rows[-1])}")
         records.write(plan.out, record)
         return record, plan.out.parent
 

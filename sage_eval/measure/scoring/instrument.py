@@ -23,7 +23,7 @@ from sage_eval.arms.turns import Say, Turns
 from sage_eval.arms.worker import Worker
 from sage_eval.engine.options import ArmOptions
 from sage_eval.errors import SageEvalError, UsageError
-from sage_eval.measure.base import Arms, Measurement, Pairs, Session, TextPlan, View, introduce, take_up
+from sage_eval.measure.base import Arms, Measurement, Pairs, Session, TextPlan, View, at_work, introduce, take_up
 from sage_eval.measure.scoring.models import LmModel, absent, add_tokenizer, has_tokenizer, lm_arguments
 from sage_eval.measure.scoring.rows import Client, Part, PartName, Round, Task, random_weights
 from sage_eval.measure.scoring.view import failures, view
@@ -132,7 +132,7 @@ class Scoring(Measurement[ScoringPlan, Part]):
         turns = Turns(list(every), "", record.arms, lambda name: every[name](), say, total=plan.total)
         session = Session(plan, model, record, turns, scratch=logs, logs=logs, say=say)
         work = {"evaluation": _evaluate, "rate": _rate, "client": _client}
-        with turns:
+        with at_work(path, list(every), (), record), turns:
             try:
                 for row in chain.from_iterable(work[part](session, names) for part, names in jobs.items()):
                     record.rows.append(row)
