@@ -75,7 +75,7 @@ class TestComparison:
         seen["killed"], seen["folder"] = look(output)[0], output.with_name("killed")
         shutil.copytree(output, seen["folder"])
         process = start()
-        seen["again"] = until(process, lambda found: "running" in states(found))
+        seen["again"] = until(process, lambda found: found.by not in ("", seen["killed"].by, "a command"))
         assert process.wait(900) == 0
         seen["whole"] = output
         return seen
@@ -117,8 +117,9 @@ class TestComparison:
         assert "only its own machine can tell" in parts(look(folder)[0])[0]
 
     def test_a_run_that_is_gone_on_with_is_at_work_again(self, run):
-        assert run["again"].state == "running"
-        assert states(run["again"]) == ["finished", "running"]
+        assert run["again"].state in ("starting", "running")
+        assert states(run["again"])[0] == "finished"
+        assert states(run["again"])[1] in ("waiting", "starting", "running")
 
     def test_a_finished_run_shows_its_verdict_and_ends(self, run, capsys):
         before = stamps(run["whole"])
