@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import httpx
 
 from sage_eval.engine.requests import Payload, Reply
-from sage_eval.errors import EngineError, PrerequisiteError, UsageError
+from sage_eval.errors import EngineError, PrerequisiteError, SageEvalError, UsageError
 
 KEYS = ("SGLANG_API_KEY", "OPENAI_API_KEY")
 CONNECTIONS = 32
@@ -44,6 +44,10 @@ class _LostError(Exception):
         self.after = after
 
 
+class _NoPathError(PrerequisiteError):
+    """What answers is no SGLang server, or a router before some."""
+
+
 class Client:
     """All but the constructor belongs to one event loop.
 
@@ -61,6 +65,7 @@ class Client:
         """Prompt tokens that were sent again and may have been computed more than once."""
         self._answered = False
         self._silence, self._retries = silence, retries
+        self._behind: list[Client] = []
         name = next((name for name in KEYS if os.environ.get(name)), None)
         self._key = os.environ[name] if name else None
         self._client = httpx.AsyncClient(
@@ -106,9 +111,31 @@ class Client:
         now = {name: model[name] for name in _CHANGING if name in model}
         return {**known, **now, "internal_states": states}
 
+    async def infos(self) -> dict[str, dict[str, Any]]:
+        """`info` by address: of the server, or where this is SGLang's router, which has none, of each behind it."""
+        if not self._behind:
+            try:
+                return {self.url: await self.info()}
+            except _NoPathError:
+                if not (urls := await self._routed()):
+                    raise
+                self._behind = [Client(url, 1, self._silence, self._retries) for url in urls]
+        infos = await asyncio.gather(*(client.info() for client in self._behind))
+        return {client.url: info for client, info in zip(self._behind, infos, strict=True)}
+
+    async def _routed(self) -> list[str]:
+        """The addresses behind SGLang's router, none where this is something else."""
+        try:
+            told = await self.json("/workers")
+            return [worker["url"] for worker in told["workers"]]
+        except (SageEvalError, LookupError, TypeError):
+            return []
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+        for client in self._behind:
+            await client.close()
 
     async def _retried(self, once: Callable[[], Awaitable[T]], tokens: int = 0) -> T:
         """The answer of `once`, which sends so many prompt tokens; `EngineError` where every attempt is lost."""
@@ -174,7 +201,7 @@ class Client:
             return PrerequisiteError(f"{self.url} redirects to {target}: give the SGLang server's own address")
         if code == 404:
             path = response.request.url.path
-            return PrerequisiteError(f"{self.url} has no {path} (404): give an SGLang server's address, without /v1")
+            return _NoPathError(f"{self.url} has no {path} (404): give an SGLang server's address, without /v1")
         return EngineError(f"the SGLang server at {self.url} answered {code}: {text}")
 
     def _parsed(self, response: httpx.Response) -> Any:

@@ -86,12 +86,13 @@ class ServerEngine:
         Raises `PrerequisiteError` where two addresses serve different things, `EngineError` where one of them has
         changed since the first call.
         """
-        infos = self.ask(lambda client: client.info())
-        for client, info in zip(self._clients, infos, strict=True):
+        told = {url: info for found in self.ask(lambda client: client.infos()) for url, info in found.items()}
+        infos = list(told.values())
+        for url, info in told.items():
             now = {name: info.get(name) for name in _IDENTITY}
             if self._identity is None:
                 self._identity = now
-            _compare(self._identity, now, client.url, self._clients[0].url)
+            _compare(self._identity, now, url, next(iter(told)))
         return {
             **infos[0],
             "max_req_input_len": min(info["max_req_input_len"] for info in infos),

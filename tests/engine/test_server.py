@@ -1,5 +1,6 @@
 """The HTTP transport against small local servers that misbehave; `test_server_engine.py` has the real ones."""
 
+import json
 import logging
 import socket
 import threading
@@ -179,6 +180,35 @@ def test_what_the_servers_computed_is_added_up(small):
         server.info |= {"attention_backend": "sage_attn", "internal_states": [counted]}
     with opened(one, other) as arm:
         assert read_counters(arm.info()) == {"prefill/sage": 6}
+
+
+def test_a_routers_servers_tell_what_they_are_and_have_computed(small):
+    router, one, other = small(), small(), small()
+    for server, tokens in ((one, 8), (other, 4)):
+        counted = {"sage_attn_coverage": {"layers": 2, "tokens": {"prefill/sage": tokens}}}
+        server.info |= {"attention_backend": "sage_attn", "internal_states": [counted]}
+    behind = json.dumps({"workers": [{"url": one.url}, {"url": other.url}]})
+    router.faults = {"/server_info": [answers(404, "")], "/workers": [answers(200, behind)]}
+    with opened(router) as arm:
+        assert read_counters(arm.info()) == {"prefill/sage": 6}
+        assert len(list(arm.transport.stream([{"input_ids": [1], "token_ids_logprob": [2]}]))) == 1
+    assert (len(generated(router)), generated(one), generated(other)) == (1, [], [])
+
+
+def test_a_routers_servers_that_are_not_alike_are_refused(small):
+    router, one, other = small(), small(), small()
+    other.info["attention_backend"] = "fa3"
+    behind = json.dumps({"workers": [{"url": one.url}, {"url": other.url}]})
+    router.faults = {"/server_info": [answers(404, "")], "/workers": [answers(200, behind)]}
+    with pytest.raises(PrerequisiteError, match=rf"not alike: .* at {one.url} and 'fa3' at {other.url}"):
+        opened(router)
+
+
+def test_what_has_neither_server_info_nor_servers_behind_it_is_named(small):
+    server = small()
+    server.faults = {"/server_info": [answers(404, "")], "/workers": [answers(404, "")]}
+    with pytest.raises(PrerequisiteError, match="has no /server_info"):
+        opened(server)
 
 
 # -- requests -----------------------------------------------------------------------------------------------------
