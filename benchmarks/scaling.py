@@ -9,8 +9,8 @@
 runs `compare --parallel N` with the same arms for every N. `prefill` runs `bench serving` with `tp_size=N`, with random
 weights for the name of a shape. What follows `--` goes to the command as it is: `-- --data-dir DIR --total 240`.
 
-Each number has a folder under DIR with the command's record, written as each cell is finished, and its log. A call that
-is repeated goes on. A number that fails does not end it. The table at the end shows all that is there.
+Each number has a folder under DIR with the command's record, written as each cell is finished, and its log. A repeated
+call goes on. A number that fails does not end it. The table at the end shows all that is there.
 """
 
 import argparse
@@ -68,7 +68,8 @@ def scores(args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     first: dict[str, Task] = {}
     bits = 32 if "dtype=float32," in args.model_args else 16
     for label in [str(args.gpus[0]), f"{args.gpus[0]}{AGAIN}", *map(str, args.gpus[1:])]:
-        found = _record(Part, (target := args.output / f"score-{args.by}-{label}") / "scoring.json")
+        path = (target := args.output / f"score-{args.by}-{label}") / "scoring.json"
+        found = record.read(Part, path, "scoring") if path.exists() else None
         parts = [part for part in found.rows if part.task] if found else []
         if not parts:
             yield (label, *[MISSING] * 9, _why(target, found))
@@ -106,7 +107,7 @@ def comparisons(args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
             yield (str(count), *[MISSING] * 5, _why(target))
             continue
         seconds, arms = read_json(target / DONE)["seconds"], folder.load(target / "run").arms
-        answers = {name: {one.key(): one.logprobs for one in arm.samples} for name, arm in arms.items()}
+        answers = {name: {one.key: one.logprobs for one in arm.samples} for name, arm in arms.items()}
         first = first or (seconds, answers)
         apart = {n: sum(_apart(a, first[1][n].get(key)) for key, a in found.items()) for n, found in answers.items()}
         yield (
@@ -132,7 +133,8 @@ def prefills(args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     first: dict[tuple[str, str], float] = {}
     for count in args.gpus:
         target = args.output / f"prefill-{Path(args.model).name}-{count}"
-        found = _record(Served, target / "serving.json")
+        path = target / "serving.json"
+        found = record.read(Served, path, "serving") if path.exists() else None
         rows = [row for row in found.rows if row.seconds] if found else []
         if not rows or found.failed(found.arms):
             yield (str(count), *[MISSING] * 7, _why(target, found))
@@ -147,10 +149,6 @@ def prefills(args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
                 f"{base / seconds:.2f}", f"{beside[0] / seconds:.2f}" if beside else MISSING,
                 " ".join(f"{peak / 2**30:.2f}" for peak in memory), "",
             )  # fmt: skip
-
-
-def _record(row: Any, path: Path) -> Any:
-    return record.read(row, path, path.stem) if path.exists() else None
 
 
 def _why(target: Path, found: Any = None) -> str:
@@ -194,8 +192,8 @@ def main() -> None:
     for count in args.gpus:
         measure(args, count)
     title = f"{args.part}: {Path(args.model).name}{f', {args.by}' if args.part == 'score' else ''}"
-    notes = [f"Items apart: a log-probability differs by more than {LIMIT:g} nats."]
-    sys.stdout.write(markdown(Table(title, header.split("|"), list(rows(args)), notes)))
+    note = f"Items apart: a log-probability differs by more than {LIMIT:g} nats."
+    sys.stdout.write(markdown(Table(title, header.split("|"), list(rows(args)), [note])))
 
 
 if __name__ == "__main__":
