@@ -64,3 +64,21 @@ def open_arm(reference_model: Path) -> Iterator[Callable[..., Any]]:
     yield opened
     while current:
         current.pop().close()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Any]:
+    """`disk(kib)`: a file system of its own of that size."""
+    from tests.disks import Disk
+
+    made: list[Disk] = []
+
+    def mounted(kib: int) -> Disk:
+        folder = tmp_path / f"disk-{len(made)}"
+        folder.mkdir()
+        made.append(Disk(folder, kib))
+        return made[-1]
+
+    yield mounted
+    for each in made:
+        each.close()

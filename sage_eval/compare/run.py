@@ -34,7 +34,7 @@ from sage_eval.errors import DataError, PrerequisiteError, UsageError
 from sage_eval.store import folder as layout
 from sage_eval.store import manifest as manifests
 from sage_eval.store import provenance
-from sage_eval.store.files import read_json, write_json
+from sage_eval.store.files import read_json, read_record, write_json
 from sage_eval.store.folder import Arm, Run
 from sage_eval.store.lock import lock
 from sage_eval.store.spec import ArmSpec
@@ -263,6 +263,10 @@ def _same(target: Path, spec: ArmSpec, base: Arm | None) -> Arm | None:
             f"{target} holds arm {spec.name} of another comparison ({changed}): choose another --output, or --fresh"
         )
     arm.check()
+    try:
+        read_record(ArmSpec, arm.folder / layout.SPEC)
+    except DataError:  # `arm.json` has the same
+        write_json(arm.folder / layout.SPEC, arm.record.spec.model_dump(mode="json"))
     return arm
 
 

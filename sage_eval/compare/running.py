@@ -76,20 +76,24 @@ class RunningScores:
     def flush(self) -> None:
         """Write what is finished so far."""
         self._written = time.monotonic()
+        text = "".join(self._lines)
+        self._lines.clear()
         if self._file:
             try:
-                self._file.write("".join(self._lines))
+                self._file.write(text)
                 self._file.flush()
-            except OSError:
-                self.close()
-        self._lines.clear()
+            except OSError as error:  # a full disk, which the run itself will meet
+                logger.info("no running scores: %s: %s", self._path, error.strerror)
+                self._end()
 
     def close(self) -> None:
         """Write the rest and close the file. May be called twice."""
+        self.flush()
+        self._end()
+
+    def _end(self) -> None:
         file, self._file = self._file, None
         if file:
-            with contextlib.suppress(OSError):
-                file.write("".join(self._lines))
             with contextlib.suppress(OSError):
                 file.close()
 

@@ -14,6 +14,7 @@ from sage_eval.errors import DataError
 from sage_eval.render.sections import Report
 from sage_eval.report import comparison, measurements
 from sage_eval.store import folder as layout
+from sage_eval.store import parquet
 from sage_eval.store.comparison import Comparison
 from sage_eval.store.fidelity import FidelityRecord
 from sage_eval.store.files import plain, read_record
@@ -74,6 +75,8 @@ def _run(folder: Path, records: Mapping[str, Any]) -> Iterator[str]:
     yield from _hashes(run)
     for arm in run.arms.values():
         arm.check()
+    if (folder / layout.POSITIONS).exists():
+        parquet.check(folder / layout.POSITIONS)
     stored = {layout.COMPARISON: run.comparison, layout.FIDELITY: run.fidelity}
     made = again(run, keep=False)
     for (name, old), new in zip(stored.items(), (made.comparison, made.fidelity), strict=True):

@@ -68,8 +68,13 @@ def lock(folder: Path, name: str = FILE, note: str = "") -> Iterator[None]:
     except OSError as error:
         raise PrerequisiteError(f"cannot write {path}: {error.strerror}; choose another --output") from None
     try:
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n{note}".encode())
+        try:
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n{note}".encode())
+        except OSError as error:
+            raise PrerequisiteError(
+                f"cannot write {path}: {error.strerror}; free some space or choose another --output"
+            ) from None
         yield
     finally:
         path.unlink(missing_ok=True)

@@ -47,21 +47,39 @@ def write(path: Path, samples: Sequence[Sample]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def read(path: Path) -> list[Sample]:
-    """What was written; `DataError` where the file is cut, altered or of another version."""
+def check(path: Path) -> None:
+    """`DataError` where a file of tables is cut or altered."""
+    _table(path)
+
+
+def _table(path: Path) -> Any:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(io.BytesIO(path.read_bytes()), page_checksum_verification=True)
+        return parquet.read_table(io.BytesIO(path.read_bytes()), page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = str(error).strip().splitlines()[0]
+    return DataError(f"{path} is cut short or damaged ({reason}): delete it and repeat the run")
+
+
+def read(path: Path) -> list[Sample]:
+    """What was written; `DataError` where the file is cut, altered or of another version."""
+    import pyarrow as pa
+
+    table = _table(path)
+    try:
         version = int((table.schema.metadata or {}).get(b"schema_version", 0))
         check_version(path, {"schema_version": version}, VERSION)
         return [_sample(row) for row in table.to_pylist()]
-    except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{path} is cut short or damaged ({reason}): delete it and repeat the run") from None
+    except DataError:
+        raise
+    except (pa.ArrowException, LookupError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from None
 
 
 def _sample(row: dict[str, Any]) -> Sample:
