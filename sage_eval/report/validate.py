@@ -135,5 +135,5 @@ def _page(folder: Path, report: Report) -> Iterator[str]:
     path = folder / layout.REPORT
     if not path.exists():
         yield f"{layout.REPORT} is missing{AGAIN}"
-    elif path.read_text(encoding="utf-8") != report.markdown():
+    elif path.read_bytes() != report.markdown().encode():
         yield f"{layout.REPORT} does not follow from the folder{AGAIN}"

@@ -97,6 +97,7 @@ class TestCutFiles:
         assert code == 1
         assert Path(name).name in printed.out
 
+    @pytest.mark.slow
     def test_the_same_command_mends_it(self, cut, whole, config, monkeypatch):
         folder, _ = cut
         ran = []
@@ -109,6 +110,7 @@ class TestCutFiles:
 
 
 class TestFullDisk:
+    @pytest.mark.slow
     @pytest.mark.parametrize("free", [0, 8, 24, 64])
     def test_a_run_says_so_in_one_line_and_goes_on_once_there_is_room(self, disk, config, whole, monkeypatch, free):
         small = disk(2048)

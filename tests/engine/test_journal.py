@@ -113,6 +113,22 @@ def test_a_journal_that_cannot_be_written_says_so(tmp_path):
         Journal(tmp_path / "file" / "journal", "f")
 
 
+def test_a_disk_that_fills_up_loses_no_answer_that_was_kept(disk):
+    small = disk(256)
+    path = small.folder / "answers.journal"
+    rng = np.random.default_rng(0)
+    journal = Journal(path, "f")
+    journal.append(part("a"))
+    small.fill(8)
+    with pytest.raises(PrerequisiteError, match=r"cannot keep answers in .*: No space left on device; free some space"):
+        journal.append(part("b", [Score(tuple(rng.normal(size=9000).tolist()), True)]))
+    journal.close()
+    small.free()
+    assert [set(found) for found, *_ in kept(path)] == [{0}]
+    written(path, part("b"))
+    assert [set(found) for found, *_ in kept(path)] == [{0}, {1}]
+
+
 def test_the_digest_sees_ids_settings_wishes_and_order():
     one, two = {"input_ids": [1, 2], "n": 1}, {"input_ids": [1], "n": 2}
     calls = [

@@ -173,6 +173,42 @@ def test_servers_that_are_not_alike_are_refused(small):
         opened(one, other)
 
 
+def test_another_model_behind_the_second_address_is_named(small):
+    one, other = small(), small()
+    other.model |= {"model_path": "/models/large", "served_model_name": "large"}
+    with pytest.raises(
+        PrerequisiteError, match=f"not alike: model_path is .*tiny' at {one.url} and .*large' at {other.url}"
+    ):
+        opened(one, other)
+    assert generated(one) == generated(other) == []
+
+
+def test_another_model_that_comes_up_behind_the_second_address_meanwhile_is_an_error(small):
+    one, other = small(), small()
+    with opened(one, other) as arm:
+        arm.score(REQUESTS)
+        other.model |= {"model_path": "/models/large"}
+        with pytest.raises(PrerequisiteError, match=f"large' at {other.url}"):
+            arm.score(REQUESTS)
+
+
+def test_a_slow_server_whose_queue_is_full_leaves_more_to_the_other(small):
+    slow, fast, right = small(), small(), expected(small)
+    slow.faults["/generate"] = [answers(503, "queue is full", retry_after="0"), hang(0.3)] * 6
+    with opened(slow, fast, connections=1) as arm:
+        assert arm.score(REQUESTS) == right
+        assert arm.coverage.prompt_tokens == 4 * len(REQUESTS)
+    assert len({*map(tuple, generated(fast))}) > len({*map(tuple, generated(slow))}) > 0
+
+
+def test_a_server_that_hangs_beside_one_that_does_not_is_named(small):
+    one, other = small(), small()
+    other.faults["/generate"] = [hang(2)]
+    reason = f"at {other.url} hangs: no answer to /generate within 0\\.2 s"
+    with opened(one, other, silence=0.2) as arm, pytest.raises(EngineError, match=reason):
+        arm.score(REQUESTS)
+
+
 def test_what_the_servers_computed_is_added_up(small):
     one, other = small(), small()
     for server, tokens in ((one, 8), (other, 4)):
@@ -288,6 +324,24 @@ def test_json_that_is_no_reply_is_an_error(small, body):
     server.faults["/generate"] = [answers(200, body)]
     with opened(server) as arm, pytest.raises(EngineError, match="answered with JSON that is no reply"):
         arm.score(REQUESTS[:1])
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "reason"),
+    [
+        (HTML, PrerequisiteError, "is no SGLang server: it answered /generate with text/html, not JSON: '<html>"),
+        (answers(302, "", location="https://login/"), PrerequisiteError, "redirects to https://login/"),
+        (answers(502, "<html>bad gateway", "text/html"), EngineError, "answered 502: <html>bad gateway"),
+    ],
+)
+def test_a_proxy_that_answers_in_the_middle_is_named_for_what_it_says(small, answer, kind, reason):
+    server = small()
+    with opened(server) as arm:
+        arm.score(REQUESTS)
+        server.faults["/generate"] = [answer] * 99
+        with pytest.raises(kind, match=reason) as error:
+            arm.score(REQUESTS)
+    assert "\n" not in str(error.value)
 
 
 def test_a_request_that_sglang_aborts_is_an_error(small):
