@@ -68,7 +68,7 @@ class TestComparison:
 
         process = start()
         seen["starting"] = until(process, lambda found: True)
-        seen["candidate"] = until(process, lambda found: states(found)[1:] == ["running"] and len(found.scores) > 3)
+        seen["candidate"] = until(process, lambda found: states(found)[1:] == ["running"] and found.arms[1].done >= 80)
         seen["code"], seen["page"] = watch(output)
         process.kill()
         process.wait()
