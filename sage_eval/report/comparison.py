@@ -60,7 +60,8 @@ def report(run: Run, measured: Sequence[Section] = (), figures: Mapping[str, lis
     manifest = run.manifest
     about = f"{manifest.mode} mode, {manifest.created:%Y-%m-%d}, seed {manifest.seed}, made with sage-eval "
     *tested, against = backends(run.comparison)
-    title = f"{short(manifest.model['name'])}: {' and '.join(tested)} against {against}"
+    arms = " and ".join(tested) if len(tested) < 3 else f"{len(tested)} candidates"
+    title = f"{short(manifest.model['name'])}: {arms} against {against}"
     return Report(
         title,
         sections(run, draw(run) if figures is None else figures, measured),

@@ -7,6 +7,7 @@ from sage_eval.config import flag_name
 from sage_eval.render.table import MISSING, Table
 from sage_eval.statistics.estimate import Estimate
 from sage_eval.statistics.pooled import Pooled
+from sage_eval.statistics.verdict import in_margins
 from sage_eval.store.comparison import Comparison, Floor, TaskVerdict
 from sage_eval.store.looks import Looks
 
@@ -14,7 +15,7 @@ HEADER = (
     "task", "verdict", "metric", "difference", "{level:g} % interval", "margin",
     "floor", "excess over floor", "damage seen",
 )  # fmt: skip
-WIDE = ("metric", "excess over floor")
+WIDE = ("metric", "floor", "excess over floor", "damage seen")
 LOSSES = ("worse", "loss found")
 ADVICE = {
     "floor": "No floor arm ran, so nothing shows what two equal arms differ by: add `--arms repeat,exact`.",
@@ -46,9 +47,11 @@ def headline(comparison: Comparison) -> list[str]:
 
 
 def by_candidate(table: Table, tasks: Sequence[TaskVerdict]) -> Table:
-    """`table`, which has a row for each of `tasks`, with the candidates' names where there are several."""
-    if len({task.candidate for task in tasks}) < 2:
-        return table
+    """`table`, which has a row for each of `tasks`, with the candidates' names where they make a difference."""
+    named = zip((task.task for task in tasks), map(tuple, table.rows), strict=True)
+    distinct = list(dict.fromkeys(named))
+    if len(distinct) == len({name for name, _ in distinct}):
+        return replace(table, rows=[row for _, row in distinct])
     rows = [(row[0], task.candidate, *row[1:]) for task, row in zip(tasks, table.rows, strict=True)]
     header = (table.header[0], "candidate", *table.header[1:])
     return replace(table, header=header, rows=rows, names=table.names + 1)
@@ -145,7 +148,7 @@ def _seen(task: TaskVerdict) -> str:
     if all(arm.difference.se is None for arm in arms.values()):
         return "too few items"
     seen = ", ".join(name for name, arm in arms.items() if arm.seen)
-    sharp = "" if task.sharpness is None else f" (from {task.sharpness:.2g} margins)"
+    sharp = "" if task.sharpness is None else f" (from {in_margins(task.sharpness)})"
     return seen + sharp if seen else f"**none of {len(arms)}**"
 
 

@@ -239,11 +239,16 @@ def unseen_control(item: Evidence, alpha: float = 0.05) -> str | None:
     return f"the damaged arm {best} ({shown}) is not beyond the candidate ({metric.show(item.difference.value)})"
 
 
+def in_margins(damage: float) -> str:
+    """A number of margins, for people."""
+    return f"{damage:.2g} margins" if damage < 10 else f"{damage:,.0f} margins"
+
+
 def _sensitivity(item: Evidence, sharpness: float | None, alpha: float) -> str:
     """Which damage the task saw and which it did not, and how sharp an instrument that makes it."""
     seen = seen_controls(item, alpha)
     unseen = [name for name in item.controls if name not in seen]
-    sharp = "" if sharpness is None else f"; the smallest damage seen is {sharpness:.2g} margins"
+    sharp = "" if sharpness is None else f"; the smallest damage seen is {in_margins(sharpness)}"
     if sharpness is not None and sharpness > BLUNT:
         sharp += ", a blunt instrument (weaker damage: --arms stress=4,stress=16)"
     return sharp + (f"; damage seen: {', '.join(seen)}; not seen: {', '.join(unseen)}" if unseen else "")
