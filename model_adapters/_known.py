@@ -1,12 +1,14 @@
 """What surrounds the model: what is known before a start, whose cache a file is, what is kept of a text."""
 
 import hashlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from lm_eval.models.utils import resolve_max_length
 
 from sage_eval.engine.checks import load_config
-from sage_eval.engine.options import ArmOptions
+from sage_eval.engine.options import RESERVED_TOKENS, ArmOptions
 from sage_eval.engine.requests import Score, ScoreRequest
 from sage_eval.engine.tokens import Tokens
 from sage_eval.engine.topk import TextWindow
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
 
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_LENGTH = 2048
 DECIDING = ("pretrained", "tokenizer", "add_bos_token", "prefix_token_id", "max_length")
 """Our own arguments on which it depends whether an engine can be started."""
 
@@ -39,6 +44,19 @@ def known(
     )
     tokens.check_vocabulary(int(config.get_text_config().vocab_size))
     return options, config, tokens
+
+
+def window_length(options: ArmOptions, config: Any, tokenizer: Any) -> int:
+    """The longest input in tokens: what was asked for, else the model's own window."""
+    own = int(resolve_max_length(config, tokenizer, default=DEFAULT_MAX_LENGTH))
+    length = own if options.max_length is None else options.max_length
+    if "context_length" in options.engine:
+        length = int(options.engine["context_length"]) - RESERVED_TOKENS
+    if length > own:
+        logger.warning(
+            "max_length=%d is beyond the model's window of %d tokens: it was not made for longer texts", length, own
+        )
+    return length
 
 
 OWNER = "sage_eval_owner"

@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import postprocess_generated_text, resolve_max_length
+from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from model_adapters._known import DECIDING, checked, claim, known, text_window
+from model_adapters._known import DECIDING, checked, claim, known, text_window, window_length
+from model_adapters._places import check_place, opened
 from model_adapters._windows import Truncation, Window
-from sage_eval.engine.arm import Arm, facts, open_arm
+from sage_eval.engine.arm import Arm, facts
 from sage_eval.engine.chat import render
 from sage_eval.engine.client import CONNECTIONS, RETRIES, SILENCE_SECONDS
 from sage_eval.engine.gen_kwargs import generation_defaults, sampling_parameters
 from sage_eval.engine.journal import fingerprint, weights_key
-from sage_eval.engine.options import RESERVED_TOKENS, ArmOptions
+from sage_eval.engine.launch import START_SECONDS, LaunchedServer
 from sage_eval.engine.requests import GenerateRequest, Generation, Score, ScoreRequest
-from sage_eval.engine.server import open_server
 from sage_eval.engine.topk import TextWindow
 from sage_eval.errors import UsageError
 from sage_eval.lm_eval_hook import OURS
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MAX_LENGTH = 2048
 TOGETHER = 1024
 """Requests tokenised at a time: enough for all cores, few enough to hold in memory."""
 
@@ -56,6 +55,9 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
     name of the model, where it is another. `num_concurrent` requests at a time to each (32), `timeout` seconds without
     an answer before a server counts as hanging (600), `max_retries` after 429, 503 and lost connections (6), as in
     lm-eval's own API models. A key is taken from `SGLANG_API_KEY`, or else `OPENAI_API_KEY`.
+
+    `serve=True` starts a server of its own with these settings, asks it over HTTP, and ends it; `start_timeout` seconds
+    until it is ready (1800), `server_log` a file that what it says is added to.
 
     `batch_size`, `max_batch_size` and `device` are accepted and ignored: SGLang batches by itself, and the engine runs
     on what is there (a `device` that it does not run on is a warning).
@@ -91,6 +93,9 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         num_concurrent: int = CONNECTIONS,
         max_retries: int = RETRIES,
         timeout: float = SILENCE_SECONDS,
+        serve: bool = False,
+        start_timeout: float = START_SECONDS,
+        server_log: str | Path | None = None,
         journal: str | Path | None = None,
         journal_key: str | None = None,
         batch_size: int | str | None = None,
@@ -108,7 +113,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         )
         self.tokenizer = self.tokens.tokenizer
         self._generation_defaults = generation_defaults(pretrained, revision=options.engine.get("revision"))
-        self.window = Window(self._length(options, config), truncation)
+        self.window = Window(window_length(options, config, self.tokenizer), truncation)
         self.top_logprobs = checked(top_logprobs, config)
         self.text_windows: list[TextWindow] = []
         """The windows of all rolling texts so far, with `top_logprobs`; in the order of the requests."""
@@ -121,18 +126,13 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         self._thinking = bool(enable_thinking)
         digits = isinstance(think_end_token, str) and think_end_token.isdigit()
         self._think_end = int(think_end_token) if digits else think_end_token  # type: ignore[arg-type]
-        if base_url is None:
-            if "context_length" not in options.engine:
-                options = options.model_copy(update={"max_length": self.window.length})
-            self.arm: Arm = open_arm(options)
-        else:
-            size = int(config.get_text_config().vocab_size)
-            self.arm = open_server(
-                options, base_url, served_model=served_model, vocabulary=size,
-                connections=int(num_concurrent), silence=float(timeout), retries=int(max_retries),
-            )  # fmt: skip
-            self.window.length = min(self.window.length, self.arm.usable_tokens)
-        self._weights_key = journal_key or weights_key(pretrained, self._model_sha)
+        self.arm: Arm = opened(
+            options, config, self.window, base_url=base_url, served_model=served_model, num_concurrent=num_concurrent,
+            max_retries=max_retries, timeout=timeout, serve=serve, start_timeout=start_timeout, server_log=server_log,
+        )  # fmt: skip
+        self.server: LaunchedServer | None = getattr(self.arm.transport, "server", None)
+        # An engine in process and a server are two arms, each with its own answers.
+        self._weights_key = (journal_key or weights_key(pretrained, self._model_sha)) + " served" * bool(serve)
         try:
             if device and not device.startswith(str(self.arm.info().get("device"))):
                 logger.warning("device=%s is ignored: the engine runs on %s", device, facts(self.arm.info())["device"])
@@ -142,17 +142,6 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             self.arm.close()
             raise
 
-    def _length(self, options: ArmOptions, config: Any) -> int:
-        own = int(resolve_max_length(config, self.tokenizer, default=DEFAULT_MAX_LENGTH))
-        length = own if options.max_length is None else options.max_length
-        if "context_length" in options.engine:
-            length = int(options.engine["context_length"]) - RESERVED_TOKENS
-        if length > own:
-            logger.warning(
-                "max_length=%d is beyond the model's window of %d tokens: it was not made for longer texts", length, own
-            )
-        return length
-
     @classmethod
     def check(cls, **arguments: Any) -> None:
         """Raise what an engine of these arguments would be refused for; none is started."""
@@ -160,6 +149,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
 
         named = inspect.signature(cls).parameters
         wanted = {name: arguments[name] for name in arguments if name not in named or name in DECIDING}
+        check_place(arguments.get("base_url"), arguments.get("serve"))
         options, *_ = known(**wanted)
         if not arguments.get("base_url"):
             check_before_start(options)
@@ -238,6 +228,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
             "top_logprobs": self.top_logprobs,
             "truncated_contexts": self.window.truncated,
             "coverage": self.arm.coverage.as_dict(),
+            **({"command": server.command} if (server := self.server) else {}),
             **({"kept": kept} if kept["requests"] else {}),
         }
 

@@ -15,10 +15,11 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -173,12 +174,24 @@ class RunConfig(Asked):
         description="arms at a time, shared out among the GPUs; on one GPU each is given its share of the memory, "
         "unless --model-args has mem_fraction_static or max_total_tokens (their seconds then say little)",
     )
+    servers: bool = Field(
+        False,
+        json_schema_extra={"panel": "Servers"},
+        description="each arm is an SGLang server of its own, asked over HTTP and ended with its arm; of the baseline, "
+        "the candidates and repeat it is also asked what sage-eval quick asks: speed, memory, retrieval, determinism",
+    )
     seed: int = Field(1234, ge=0, description="seed of Python, NumPy, torch and the few-shot sampler")
     lm: str = Field(
         "sglang-sage",
         json_schema_extra={"hidden": True},
         description="lm-eval model (a registered name or module:Class) that runs the arms",
     )
+
+    @model_validator(mode="after")
+    def _servers_are_ours(self) -> Self:
+        if self.servers and self.lm != "sglang-sage":
+            raise ValueError(f"servers are SGLang's, and lm={self.lm} has none")
+        return self
 
     @property
     def calibration(self) -> tuple[str, ...]:
@@ -216,7 +229,10 @@ def from_sources(flags: Mapping[str, Any], file: Path | None = None) -> RunConfi
     files = [read(file)] if file else []
     suite = next((s["suite"] for s in (given, _environment(), *(f.settings for f in files)) if s.get("suite")), None)
     if suite:
-        files.append(find(str(suite)))
+        asked = next(
+            (s["tasks"] for s in (given, _environment(), *(f.settings for f in files)) if s.get("tasks")), None
+        )
+        files.append(_for_tasks(find(str(suite)), asked))
         given["suite"] = files[-1].label
     for name in given.keys() & {name for file in files for name, value in file.settings.items() if type(value) is dict}:
         with contextlib.suppress(ValueError):  # which the setting's own validator explains
@@ -228,6 +244,14 @@ def from_sources(flags: Mapping[str, Any], file: Path | None = None) -> RunConfi
         raise UsageError(_where(error, given, files) + _explain(error)) from None
     config.attention.check()
     return config
+
+
+def _for_tasks(suite: SettingsFile, tasks: Any) -> SettingsFile:
+    """The suite, its margins only for those of its tasks that are asked, where others than its own are."""
+    if not tasks or "margin" not in suite.settings:
+        return suite
+    margin = {name: value for name, value in suite.settings["margin"].items() if name in split(tasks)}
+    return replace(suite, settings={**suite.settings, "margin": margin})
 
 
 def _environment() -> dict[str, str]:

@@ -134,7 +134,7 @@ def test_a_wrong_flag_is_not_blamed_on_the_file(tmp_path):
 
 
 PINNED = {
-    "checklist": "1 (sha256 c84b742d04f9)",
+    "checklist": "2 (sha256 703652280199)",
     "long": "1 (sha256 4f0179c67ed5)",
     "quick": "1 (sha256 2e79c7215ede)",
     "standard": "1 (sha256 8483d6ea9cdf)",
@@ -156,14 +156,28 @@ def test_a_suite_is_a_configuration_with_margins_and_gates(name):
     assert suites.find(name).about
 
 
+def test_the_checklist_compares_servers_unless_it_is_told_otherwise():
+    assert from_sources({"model": "m", "suite": "checklist"}).servers
+    assert not from_sources({"model": "m", "suite": "checklist", "servers": False}).servers
+    with pytest.raises(UsageError, match="servers are SGLang's, and lm=hf has none"):
+        from_sources({"model": "m", "suite": "checklist", "lm": "hf"})
+
+
 def test_flags_override_a_suite_and_pairs_are_merged(tmp_path, environ):
     file = write(tmp_path, "model: m\nsuite: standard\nseed: 5\n")
     environ(SAGE_EVAL_LIMIT="9")
-    config = from_sources({"margin": ["gsm8k=0.02"], "tasks": "gsm8k"}, file)
+    config = from_sources({"margin": ["gsm8k=0.02"]}, file)
     suite = suites.find("standard")
     assert config.margin == {**suite.settings["margin"], "gsm8k": 0.02}
-    assert (config.tasks, config.seed, config.limit) == (("gsm8k",), 5, 9)
+    assert (config.tasks, config.seed, config.limit) == (tuple(suite.settings["tasks"]), 5, 9)
     assert config.suite == suite.label
+
+
+def test_margins_of_a_suites_tasks_go_with_the_tasks_that_flags_leave_out():
+    margin = suites.find("checklist").settings["margin"]
+    config = from_sources({"model": "m", "suite": "checklist", "tasks": "sage_mmlu,sage_prose"})
+    assert config.margin == {"sage_mmlu": margin["sage_mmlu"]}
+    assert suites.find("checklist").settings["margin"] == margin
 
 
 def test_a_suite_is_a_name_or_a_file(tmp_path):

@@ -57,7 +57,8 @@ class Worker:
         self._dismissed = False
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            opened = self.log.open("wb")
+            self.log.write_bytes(b"")
+            opened = self.log.open("ab")  # to its end, as its own server does (`engine.launch`)
         except OSError as error:
             raise PrerequisiteError(f"{self.log} cannot be written: {error.strerror or error}") from error
         with opened as stderr:

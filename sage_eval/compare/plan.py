@@ -15,13 +15,14 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from sage_eval.compare import asking
+from sage_eval.compare import asking, servers
 from sage_eval.compare.checks import check_arms, check_names, names_of_tasks
 from sage_eval.compare.divergence import name_of
 from sage_eval.compare.spec import arms
 from sage_eval.compare.tasks import load_tasks
 from sage_eval.config import RunConfig
 from sage_eval.errors import DataError
+from sage_eval.measure.quick.plan import QuickPlan
 from sage_eval.render.table import MISSING, Table, markdown
 from sage_eval.statistics.equivalence import smallest_margin
 from sage_eval.statistics.estimate import Estimate
@@ -106,6 +107,8 @@ class Plan(BaseModel):
     """By task or group, and by name of a text's KL divergence."""
     floors_from: str | None = None
     suite: str | None = None
+    servers: list[str] = Field(default_factory=list)
+    """The arms whose servers are asked what `sage-eval quick` asks."""
 
     def text(self) -> str:
         """A Markdown table and the estimate."""
@@ -120,6 +123,11 @@ class Plan(BaseModel):
         )
         known = f"they differ as the floor of {self.floors_from} does, where it has the task, else if {_ASSUMED}"
         after = f"\n\n{SETTLES.format(known if self.floors else _ASSUMED)}"
+        if self.servers:
+            after += (
+                f"\n\nServers: each arm is one; {', '.join(self.servers)} are also asked what sage-eval quick asks, "
+                f"for at most {_time(QuickPlan().seconds)} each, which is not in the estimate"
+            )
         after += f"\n\nItems and margins of this plan: {self.registration}" * bool(self.registration)
         if not self.calibration:
             return text + after
@@ -218,6 +226,7 @@ def plan(config: RunConfig) -> Plan:
         floors=floors,
         floors_from=floors_from,
         suite=config.suite,
+        servers=[spec.name for spec in specs if servers.asked(spec)],
     )
 
 

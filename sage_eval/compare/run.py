@@ -18,7 +18,7 @@ from sage_eval.arms.shape import describe
 from sage_eval.arms.side_by_side import Job, run_jobs, visible_devices
 from sage_eval.arms.turns import OWN, share
 from sage_eval.arms.worker import Worker
-from sage_eval.compare import distances
+from sage_eval.compare import distances, servers
 from sage_eval.compare.checks import check_arms, check_names, names_of_results, names_of_tasks
 from sage_eval.compare.divergence import with_divergence
 from sage_eval.compare.looks import until_settled
@@ -267,6 +267,7 @@ def _same(target: Path, spec: ArmSpec, base: Arm | None) -> Arm | None:
         read_record(ArmSpec, arm.folder / layout.SPEC)
     except DataError:  # `arm.json` has the same
         write_json(arm.folder / layout.SPEC, arm.record.spec.model_dump(mode="json"))
+    servers.record(arm)
     return arm
 
 

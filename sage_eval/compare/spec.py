@@ -83,6 +83,8 @@ def _model_args(config: RunConfig, arm: Wanted) -> dict[str, Any]:
     # Other models of lm-eval would refuse the argument; they are told only what was asked for.
     if config.top_logprobs and (config.lm == "sglang-sage" or "top_logprobs" in config.model_fields_set):
         arguments["top_logprobs"] = config.top_logprobs
+    if config.servers:
+        arguments["serve"] = True
     arguments |= {**config.model_args, **arm.extra}
     if backend := arm.backend:
         # "sage_attn+fa3": prefill and decode, as SGLang's two arguments of that name.

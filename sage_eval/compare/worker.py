@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sage_eval.compare import asking, corpus, metrics
+from sage_eval.compare import asking, corpus, metrics, servers
 from sage_eval.compare.pairs import leaves_of
 from sage_eval.compare.running import RunningScores
 from sage_eval.compare.standing import outermost
@@ -27,6 +27,7 @@ from sage_eval.store.files import write_json, write_jsonl_zst
 from sage_eval.store.folder import (
     ARM,
     JOURNAL,
+    LOG,
     OLD_SAMPLES,
     PROMPTS,
     RESULTS,
@@ -58,6 +59,7 @@ def answer(spec: ArmSpec, folder: Path, share: Mapping[str, Any] = MappingProxyT
     """
     use_data(spec.data_dir)
     (folder / ARM).unlink(missing_ok=True)
+    servers.forget(spec, folder)
     write_json(folder / SPEC, spec.model_dump(mode="json"))
     manager, tasks = load_tasks(spec.tasks, spec.model_args["pretrained"], spec.task_args, spec.include_path, spec.seed)
     asking.prepare(tasks, spec, spec.seed)
@@ -86,6 +88,7 @@ def answer(spec: ArmSpec, folder: Path, share: Mapping[str, Any] = MappingProxyT
         )
         ended = time.monotonic()
         engine = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
+        seconds = servers.ask(lm.server, folder) if servers.asked(spec) else {}
         # lm-eval numbers the requests of chosen items anew.
         windows = [
             replace(window, doc_id=spec.samples[window.task][window.doc_id]) if window.task in spec.samples else window
@@ -118,7 +121,7 @@ def answer(spec: ArmSpec, folder: Path, share: Mapping[str, Any] = MappingProxyT
             "fingerprint": spec.fingerprint(),
             "spec": spec.model_dump(mode="json"),
             "items": len(lines),
-            "seconds": {"start": round(ready - started, 3), "evaluate": round(ended - ready + kept, 3)},
+            "seconds": {"start": round(ready - started, 3), "evaluate": round(ended - ready + kept, 3), **seconds},
             "engine": engine,
         },
     )
@@ -146,6 +149,8 @@ def _model(spec: ArmSpec, folder: Path, share: Mapping[str, Any]) -> Any:
         chosen = spec.model_copy(update={"samples": {}, "limit": None})
         gpus = sorted({device["name"] for device in devices()})
         arguments |= {"journal": folder / JOURNAL, "journal_key": " ".join([chosen.fingerprint(), *gpus])}
+        if spec.model_args.get("serve"):
+            arguments["server_log"] = folder / LOG
     lm = factory.create_from_arg_obj(arguments, {})
     try:
         yield lm

@@ -9,7 +9,7 @@ from sage_eval.measure import fidelity as distances
 from sage_eval.render.figures import Svg
 from sage_eval.render.sections import Folded, Part, Report, Section, brief
 from sage_eval.render.text import code, escape
-from sage_eval.report import doses, fidelity, scores, verdict
+from sage_eval.report import doses, fidelity, scores, servers, verdict
 from sage_eval.report.worst import folded, worst
 from sage_eval.store.comparison import Comparison, Gate
 from sage_eval.store.folder import Run
@@ -49,7 +49,7 @@ WORST = (
     "The {} largest losses of the candidate, the worst of each task in turn. They are chosen for being extreme: some "
     "such items exist between any two arms."
 )
-BRIEF = ("verdict", "scores", "retrieval", "fidelity", "coverage")
+BRIEF = ("verdict", "scores", "retrieval", "fidelity", "servers", "coverage")
 """What a terminal shows."""
 
 
@@ -86,6 +86,7 @@ def sections(run: Run, figures: Mapping[str, list[Svg]], measured: Sequence[Sect
         Section("subjects", "Subjects"),
         Section("retrieval", "Retrieval by length and depth", list(_retrieval(comparison))),
         Section("fidelity", "Next-token distributions", list(_fidelity(run))),
+        Section("servers", "Servers", list(servers.parts(run))),
         Section("dose", "Dose and response"),
         *measured,
         Section("worst", "Worst items", [WORST.format(len(items)), *folded(items)] if items else [], page_only=True),

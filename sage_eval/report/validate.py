@@ -9,8 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from sage_eval.compare import servers
 from sage_eval.compare.run import again
 from sage_eval.errors import DataError
+from sage_eval.measure.quick.judge import judge
+from sage_eval.measure.quick.record import QuickRecord
 from sage_eval.render.sections import Report
 from sage_eval.report import comparison, measurements
 from sage_eval.store import folder as layout
@@ -59,13 +62,12 @@ def misses(folder: Path) -> list[str]:
 def schemas() -> dict[str, dict[str, Any]]:
     """The JSON Schema of each file, by its name; a sample is a row of `samples.parquet`."""
     from sage_eval.measure import BENCH, PROBE, instrument
-    from sage_eval.measure.quick.record import QuickRecord
 
     models: dict[str, type[BaseModel]] = {
         layout.MANIFEST: Manifest, layout.SPEC: ArmSpec, layout.ARM: layout.ArmRecord, layout.SAMPLES: Sample,
         layout.COMPARISON: Comparison, layout.FIDELITY: FidelityRecord,
     }  # fmt: skip
-    models["quick.json"] = QuickRecord
+    models[layout.QUICK] = QuickRecord
     models |= {f"{kind}.json": Record[instrument(kind).row] for kind in (*PROBE, *BENCH)}  # type: ignore[misc]
     return {name: model.model_json_schema() for name, model in models.items()}
 
@@ -75,6 +77,8 @@ def _run(folder: Path, records: Mapping[str, Any]) -> Iterator[str]:
     yield from _hashes(run)
     for arm in run.arms.values():
         arm.check()
+        if (found := servers.record(arm)) and found.checks != judge(found):
+            yield f"arms/{arm.name}: the checks of {layout.QUICK} do not follow from what it found"
     if (folder / layout.POSITIONS).exists():
         parquet.check(folder / layout.POSITIONS)
     stored = {layout.COMPARISON: run.comparison, layout.FIDELITY: run.fidelity}

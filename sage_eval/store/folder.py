@@ -6,6 +6,7 @@
     arms/<name>/results.json.zst    lm-eval's own results (older runs: results.json)
     arms/<name>/samples.parquet     the answered items (`samples.Sample`; older runs: samples.jsonl.zst)
     arms/<name>/topk.npz       the k most probable tokens at each position of the texts, where asked for
+    arms/<name>/quick.json     with `--servers`: what `sage-eval quick` found of the arm's server
     arms/<name>/answers.journal     while the arm runs: what is finished of it (`engine.journal`)
     arms/<name>/running.jsonl       until all arms are finished: its items' scores as they come (`store.running`)
     arms/<name>/prompts.jsonl.zst   until all arms are finished: its prompts
@@ -49,7 +50,7 @@ LOOKS = "looks.json"
 HTML, FIGURES = "report.html", "figures"
 SPEC, LOG, RESULTS, SAMPLES, ARM = "spec.json", "log.txt", "results.json.zst", parquet.FILE, "arm.json"
 OLD_RESULTS, OLD_SAMPLES = "results.json", old.FILE
-JOURNAL, RUNNING = "answers.journal", "running.jsonl"
+JOURNAL, RUNNING, QUICK = "answers.journal", "running.jsonl", "quick.json"
 
 
 class ArmRecord(BaseModel):

@@ -18,7 +18,7 @@ def test_flags_reach_the_configuration(call, monkeypatch):
         "s", "--balance", "b", "--decode", "exact", "--min-tokens", 5, "--strict", "--no-calibrate", "--arms",
         "reorder,control", "--margin", "a=0.01", "--margin", "accuracy=0.1", "--fail-on", "worse", "--fail-on",
         "not-established",
-        "--top-logprobs", 4, "--parallel", 3, "--dry-run",
+        "--top-logprobs", 4, "--parallel", 3, "--servers", "--dry-run",
     )  # fmt: skip
     assert code == 0, err
     [config] = seen
@@ -26,7 +26,7 @@ def test_flags_reach_the_configuration(call, monkeypatch):
         **Asked().model_dump(mode="json"),
         "model": "m", "candidate": ["fa3"], "baseline": "triton", "tasks": ["a", "b"], "limit": 3, "mode": "throughput",
         "data_dir": "d", "output": "o", "min": {"a": 0.5, "b": 0.6}, "model_args": {"x": 1, "y": "z"},
-        "task_args": {"n": 2}, "seed": 7, "lm": "sglang-sage", "top_logprobs": 4, "parallel": 3,
+        "task_args": {"n": 2}, "seed": 7, "lm": "sglang-sage", "top_logprobs": 4, "parallel": 3, "servers": True,
         "attention": {"kernel": "torch", "variant": "exact", "smooth_k": "off", "shift": "s", "balance": "b",
                       "decode": "exact", "min_tokens": 5, "strict": True},
         "calibrate": False, "arms": ["reorder", "control"], "margin": {"a": 0.01, "accuracy": 0.1},

@@ -137,12 +137,13 @@ def test_a_text_that_never_ends_thinking_is_stripped_as_hf_does(monkeypatch):
 def test_a_window_beyond_the_models_own_is_a_warning(caplog):
     from types import SimpleNamespace
 
+    from model_adapters._known import window_length
     from sage_eval.engine.options import ArmOptions
 
-    lm = without_engine()
+    tokenizer = without_engine().tokenizer
     config = SimpleNamespace(max_position_embeddings=64)
     with caplog.at_level(logging.WARNING):
-        assert lm._length(ArmOptions.from_arguments("model", max_length=64), config) == 64
+        assert window_length(ArmOptions.from_arguments("model", max_length=64), config, tokenizer) == 64
         assert not caplog.text
-        assert lm._length(ArmOptions.from_arguments("model", max_length=65), config) == 65
+        assert window_length(ArmOptions.from_arguments("model", max_length=65), config, tokenizer) == 65
     assert "beyond the model's window of 64" in caplog.text

@@ -244,13 +244,13 @@ def _server(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _memory(info: dict[str, Any]) -> dict[str, float]:
-    """GB of weights, KV cache and graphs, summed over ranks."""
+    """GB of weights, KV cache and graphs, summed over ranks; what was free before is no use of it."""
     totals: dict[str, float] = {}
     for state in info["internal_states"]:
         for name, value in (state.get("memory_usage") or {}).items():
             parts = {f"{name}/{phase}": part for phase, part in value.items()} if isinstance(value, dict) else {}
             for part, size in (parts or {name: value}).items():
-                if isinstance(size, int | float) and "capacity" not in part:
+                if isinstance(size, int | float) and not any(word in part for word in ("capacity", "available")):
                     totals[part] = round(totals.get(part, 0.0) + size, 3)
     return totals
 

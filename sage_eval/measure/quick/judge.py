@@ -129,15 +129,13 @@ def _covered(record: QuickRecord) -> Check:
 
 
 def _against(record: QuickRecord, earlier: QuickRecord) -> Iterator[Check]:
-    now, then = record.logprobs, earlier.logprobs
     name = "against: logprobs"
-    if not now or not then or now.prompts != then.prompts:
+    if (found := apart(record, earlier)) is None:
         yield Check(name=name, state="could not tell", said="the two records do not have the same texts")
     else:
-        pairs = [pair for rows in zip(now.values, then.values, strict=True) for pair in zip(*rows, strict=True)]
-        apart = [abs(one - other) for one, other in pairs]
-        said = f"mean difference {fmean(apart):.2g} nats, largest {max(apart):.2g}"
-        yield _check(name, fmean(apart) <= AGAINST_MEAN and max(apart) <= AGAINST_LARGEST, said)
+        mean, largest = found
+        said = f"mean difference {mean:.2g} nats, largest {largest:.2g}"
+        yield _check(name, mean <= AGAINST_MEAN and largest <= AGAINST_LARGEST, said)
     name = "against: retrieval"
     before = {row.length: row for row in earlier.retrieval}
     both = [(row, before[row.length]) for row in record.retrieval if row.length in before]
@@ -146,6 +144,16 @@ def _against(record: QuickRecord, earlier: QuickRecord) -> Iterator[Check]:
     else:
         fine = all(row.found / row.asked >= old.found / old.asked - LOST for row, old in both)
         yield _check(name, fine, ", ".join(f"{row.found}, was {old.found} at {row.length:,}" for row, old in both))
+
+
+def apart(record: QuickRecord, earlier: QuickRecord) -> tuple[float, float] | None:
+    """Mean and largest difference of a token's log-probability, in nats; None where the texts are not the same."""
+    now, then = record.logprobs, earlier.logprobs
+    if not now or not then or now.prompts != then.prompts:
+        return None
+    pairs = [pair for rows in zip(now.values, then.values, strict=True) for pair in zip(*rows, strict=True)]
+    found = [abs(one - other) for one, other in pairs]
+    return fmean(found), max(found)
 
 
 def ratios(record: QuickRecord, earlier: QuickRecord) -> dict[str, list[float | None]]:

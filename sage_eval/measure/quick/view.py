@@ -30,7 +30,7 @@ def _parts(record: QuickRecord, earlier: QuickRecord | None) -> Iterator[Part]:
     yield Table("Checks", ("check", "answer", "found"), [(c.name, c.state, c.said) for c in record.checks], names=3)
     if record.speed:
         notes = ["×: so many times as fast as in the earlier record"] if earlier else []
-        yield Table("Speed", *_speed(record, earlier), notes=notes)
+        yield Table("Speed", *speed(record, earlier), notes=notes)
     facts = [(f"memory: {name}", f"{size:.2f} GB") for name, size in record.memory.items() if size]
     if record.logprobs:
         facts.insert(0, ("perplexity of the texts", f"{perplexity(record.logprobs.values):.2f}"))
@@ -46,7 +46,8 @@ def _parts(record: QuickRecord, earlier: QuickRecord | None) -> Iterator[Part]:
         yield "Not measured: " + "; ".join(f"{name} ({why})" for name, why in missing.items()) + "."
 
 
-def _speed(record: QuickRecord, earlier: QuickRecord | None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def speed(record: QuickRecord, earlier: QuickRecord | None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """A header, and a row for each size of input, with × how much faster than in the earlier record."""
     faster = ratios(record, earlier) if earlier else {}
     header = ("input", "tokens", "first token (ms)", "prefill (tokens/s)", "decode (tokens/s)")
     rows = []

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import socket
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +13,6 @@ from sage_eval.errors import EngineError, UsageError
 from sage_eval.measure.rate import generator
 from sage_eval.measure.rate.instrument import Rate
 from sage_eval.measure.rate.plan import NEAR, RatePlan, gaps, near
-from sage_eval.measure.rate.server import HOST, reserve
 from sage_eval.measure.rate.traffic import write_words
 
 
@@ -150,17 +148,3 @@ def test_gaps_are_those_that_sglangs_generator_draws_after_its_warm_up(monkeypat
     asyncio.run(send())
     assert outputs == ["warm-up", *range(50)]
     assert pauses[:-1] == pytest.approx(list(gaps(7, 50) / 3.0))  # it waits once more after the last request
-
-
-def test_kept_port_is_free_for_a_server_and_taken_for_others():
-    """SGLang's server sets SO_REUSEADDR, as servers do; whoever asks for any port does not get one by it."""
-    with reserve() as kept, socket.socket() as other, socket.socket() as server:
-        address = kept.getsockname()
-        assert address[0] == HOST
-        with pytest.raises(OSError, match="in use"):
-            other.bind(address)
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.bind(address)
-        server.listen()
-        with socket.create_connection(address, timeout=5):
-            pass

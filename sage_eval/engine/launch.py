@@ -1,0 +1,228 @@
+"""An SGLang server of this process's own: started, waited for, asked, explained where it ends, and stopped.
+
+It is a child that calls SGLang's `launch_server`. It ends when its parent does, however that ends: the parent holds one
+end of a pipe, and the child's watch sees it close. SGLang's own processes end with the server.
+"""
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import re
+import shlex
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from sage_eval.engine import host
+from sage_eval.engine.arm import Arm
+from sage_eval.engine.client import Client
+from sage_eval.engine.in_flight import MAX_IN_FLIGHT
+from sage_eval.engine.options import ArmOptions
+from sage_eval.engine.post_mortem import last_error
+from sage_eval.engine.requests import Payload, Reply
+from sage_eval.engine.server import ServerEngine
+from sage_eval.errors import EngineError, PrerequisiteError, SageEvalError
+
+HOST = "127.0.0.1"
+START_SECONDS = 1800.0
+"""For a model of any size; a server that fails says so at once."""
+DYING_SECONDS = 10.0
+"""SGLang's server outlives its scheduler by some seconds, in which it looks for what to report."""
+_RETRIES = 2
+"""Of a lost connection. Whoever starts a server here does not wait until it comes back."""
+_SILENCE_SECONDS = 86_400.0
+"""A request may wait for all others. A server that hangs is ended by SGLang's own watchdog."""
+
+T = TypeVar("T")
+
+
+class LaunchedServer:
+    """Serves `options` at `url`; `command` starts the same server by hand. Ready when it is made.
+
+    What it says is added to `log`, by default a file that goes when it is closed. `port` and `host` among the engine's
+    arguments are kept to; by default it is a free port of 127.0.0.1. Raises what `check_before_start` does,
+    `PrerequisiteError` for a port that is taken, and `EngineError`, with the server's last words, where it ends or is
+    not ready `within` so many seconds.
+    """
+
+    def __init__(self, options: ArmOptions, log: Path | None = None, within: float = START_SECONDS) -> None:
+        host.refuse_in_child()
+        name = str(options.engine.get("host", HOST))
+        self._reserved = reserve(int(options.engine.get("port", 0)), name)
+        port = self._reserved.getsockname()[1]
+        self.url = f"http://{HOST if name == '0.0.0.0' else name}:{port}"
+        self._own = log is None
+        self._log = log or _temporary()
+        self._said = self._log.stat().st_size if self._log.exists() else 0
+        context = multiprocessing.get_context("spawn")
+        answers, answer = context.Pipe(duplex=False)
+        self._process = context.Process(target=_serve, args=(options, name, port, str(self._log), answer))
+        self._process.start()
+        atexit.register(self.close)  # after multiprocessing's own, which would wait for it for ever
+        try:
+            if not connection.wait([answers, self._process.sentinel], within):
+                raise EngineError(f"its server was not ready within {within:g} s; its last words: {self._last_words()}")
+            if not answers.poll():
+                raise EngineError(self.explain("its server did not start"))
+            if isinstance(reply := answers.recv(), SageEvalError):
+                raise reply
+        except BaseException:
+            self.close()
+            raise
+        self.command: str = reply
+
+    def explain(self, error: str) -> str:
+        """Why requests failed by `error`: if the server has ended or is about to, of what."""
+        self._process.join(DYING_SECONDS)
+        return error if self._process.is_alive() else f"its server ended: {self._last_words()}"
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """What fails inside because the server has ended says of what."""
+        try:
+            yield
+        except (EngineError, PrerequisiteError) as error:
+            if (reason := self.explain(str(error))) == str(error):
+                raise
+            raise EngineError(reason) from error
+
+    def close(self) -> None:
+        """End it with all its processes, and free its port. May be called twice."""
+        atexit.unregister(self.close)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if self._process.is_alive():
+                host.kill({psutil.Process(self._process.pid)})
+        self._process.join()
+        self._reserved.close()
+        if self._own:
+            self._log.unlink(missing_ok=True)
+
+    def _last_words(self) -> str:
+        """Its last error. SGLang's own last words are that a child has failed; which error it was is further up."""
+        text = self._log.read_bytes()[self._said :].decode(errors="replace") if self._log.exists() else ""
+        lines = [
+            " ".join(line.split())[:300] for line in text.splitlines() if re.search(r"\berror\b", line, re.IGNORECASE)
+        ]
+        return last_error(text) or (lines[-1] if lines else _ending(self._process.exitcode))
+
+
+class ServedEngine(ServerEngine):
+    """A `ServerEngine` at a server of its own: closing it ends the server, and errors say of what that ended."""
+
+    def __init__(self, server: LaunchedServer, connections: int = MAX_IN_FLIGHT) -> None:
+        self.server = server
+        super().__init__(server.url, connections=connections, silence=_SILENCE_SECONDS, retries=_RETRIES)
+
+    def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
+        """As `ServerEngine.stream`."""
+        with self.server.explained():
+            yield from super().stream(batch)
+
+    def ask(self, question: Callable[[Client], Coroutine[Any, Any, T]]) -> list[T]:
+        """As `ServerEngine.ask`."""
+        with self.server.explained():
+            return super().ask(question)
+
+    def close(self) -> None:
+        """Close the connections, end the server. May be called twice."""
+        try:
+            super().close()
+        finally:
+            self.server.close()
+
+
+def open_served(
+    options: ArmOptions, *, vocabulary: int | None = None, log: Path | None = None, within: float = START_SECONDS
+) -> Arm:
+    """An arm on a server of its own; closing the arm ends it.
+
+    `vocabulary` is the number of the model's token ids, the rest as for `LaunchedServer`, which says what is raised.
+    """
+    engine = ServedEngine(LaunchedServer(options, log, within))
+    try:
+        return Arm(options, engine, vocabulary)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def reserve(port: int = 0, name: str = HOST) -> socket.socket:
+    """A socket that keeps a port (0: a free one) from everyone but SGLang, which binds it when the model is loaded.
+
+    While it is open the system hands its port to nobody. Since it does not listen, a server may: like this socket, it
+    sets `SO_REUSEADDR`. Raises `PrerequisiteError` for a port that is taken.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        held.bind((name, port))
+    except OSError as error:
+        held.close()
+        raise PrerequisiteError(f"host={name}, port={port}: {error.strerror or error}; choose another port") from None
+    return held
+
+
+def command(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> str:
+    """The shell command of a server with these keywords of `ServerArgs`, on any MODEL with its own tokenizer."""
+    words = [f"{name}={value}" for name, value in environment.items()]
+    words += ["python", "-m", "sglang.launch_server", "--model-path", "MODEL"]
+    for name, value in arguments.items():
+        if name not in ("model_path", "tokenizer_path") and value is not None and value is not False:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(words)
+
+
+def _serve(options: ArmOptions, name: str, port: int, log: str, answer: "connection.Connection[Any, Any]") -> None:
+    """Serve until killed; the answer is the command, once the server has warmed up, or what it refuses."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    import torch
+    from sglang.srt.entrypoints.http_server import launch_server
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.server_args import ServerArgs
+
+    from sage_eval.engine.checks import check_before_start
+
+    try:
+        check_before_start(options)
+    except SageEvalError as error:
+        answer.send(error)
+        return
+    keywords = options.server_args("cuda" if torch.cuda.is_available() else "cpu")
+    by_hand = command(keywords, options.environment())
+    os.environ.update(options.environment())
+    load_plugins()
+    launch_server(ServerArgs(**{**keywords, "host": name, "port": port}), launch_callback=lambda: answer.send(by_hand))
+
+
+def _end_with_parent() -> None:
+    """Once the parent is gone, killed or not, end every process below this one, and this one."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    connection.wait([parent.sentinel])
+    host.kill(host.children())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _temporary() -> Path:
+    with tempfile.NamedTemporaryFile(prefix="sage-eval-server-", suffix=".log", delete=False) as file:
+        return Path(file.name)
+
+
+def _ending(code: int | None) -> str:
+    """A process's exit code in words."""
+    if code is None:
+        return "no error"
+    if code >= 0:
+        return f"exit code {code}"
+    return f"{signal.Signals(-code).name}, with no error in its log; was it short of memory (see dmesg)?"
