@@ -181,7 +181,7 @@ def main() -> None:
     add("--output", type=Path, required=True)
     add("--gpus", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2, 4])
     add("--arms", help="score: one; compare: the baseline first")
-    add("--model-args", type="{},".format, default="", help="name=value,… for every engine")
+    add("--model-args", type=lambda text: text and f"{text},", default="", help="name=value,… for every engine")
     add("--by", default="dp_size", choices=["dp_size", "tp_size", "pp_size"], help="score: what N is")
     add("--tasks", help="score: TASK=DOCUMENTS,…; compare: TASK,…")
     add("--limit", type=int, default=20, help="compare: items of a task")
@@ -192,8 +192,8 @@ def main() -> None:
     for count in args.gpus:
         measure(args, count)
     title = f"{args.part}: {Path(args.model).name}{f', {args.by}' if args.part == 'score' else ''}"
-    note = f"Items apart: a log-probability differs by more than {LIMIT:g} nats."
-    sys.stdout.write(markdown(Table(title, header.split("|"), list(rows(args)), [note])))
+    notes = [f"Items apart: a log-probability differs by over {LIMIT:g} nats."] if "apart" in header else []
+    sys.stdout.write(markdown(Table(title, header.split("|"), list(rows(args)), notes)))
 
 
 if __name__ == "__main__":

@@ -171,7 +171,8 @@ class Asking:
         prompts = texts.windows(self._tokenizer, TEXTS, min(TEXT_TOKENS, self.arm.usable_tokens - _OWN))
         whole = serve(self.arm, prompts, "whole", NEW_TOKENS)
         chosen = [way for way in WAYS if way not in ("whole", "chunked")]
-        if self.record.server.get("disable_radix_cache"):
+        # A rank has a cache of its own, and nobody knows which one a prompt goes to.
+        if self.record.server.get("disable_radix_cache") or int(self.record.server.get("dp_size") or 1) > 1:
             chosen.remove("prefix")
         for way in self._in_time(chosen, 1.0):
             try:
