@@ -58,7 +58,9 @@ class Asking:
         # Others may use the server meanwhile: its tokens need not be ours alone.
         self.arm.options = self.arm.options.model_copy(update={"engine": {}})
         assert isinstance(self.arm.transport, ServerEngine)
-        self._tokenizer = texts.ServerTokenizer(self.arm.transport)
+        self._tokenizer = texts.ServerTokenizer(
+            self.arm.transport, str(info.get("tokenizer_path") or info.get("model_path"))
+        )
         self._before = account.read_counters(info) or {}
         self.record = QuickRecord(
             created=datetime.now(UTC).replace(microsecond=0).isoformat(), sage_eval=__version__, server=_server(info),

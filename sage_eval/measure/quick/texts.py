@@ -11,23 +11,47 @@ from sage_eval.errors import EngineError, PrerequisiteError, UsageError
 
 
 class ServerTokenizer:
-    """The server's tokenizer, called as one of `transformers` is."""
+    """The server's tokenizer, called as one of `transformers` is.
 
-    def __init__(self, engine: ServerEngine) -> None:
-        self._engine = engine
+    `/tokenize` of SGLang 0.5.17 answers 500 for a tokenizer without a `model_max_length`: transformers then has 1e30,
+    for which its JSON has no room. The files at `path`, which the server names, are read instead, where they lie here.
+    """
+
+    def __init__(self, engine: ServerEngine, path: str) -> None:
+        self._engine, self._path = engine, path
+        self._local: Any = None
         self._known: dict[tuple[str, bool], list[int]] = {}
 
     def __call__(self, text: str, *, add_special_tokens: bool = True, verbose: bool = False) -> dict[str, list[int]]:
         """`input_ids` of `text`. Raises `PrerequisiteError` where the server has no tokenizer."""
         key = (text, add_special_tokens)
         if key not in self._known:
-            asked = {"prompt": text, "add_special_tokens": add_special_tokens}
-            try:
-                [answer] = self._engine.ask(lambda client: client.json("/tokenize", asked))
-                self._known[key] = list(answer["tokens"])
-            except (EngineError, KeyError, TypeError) as error:
-                raise PrerequisiteError(f"the server does not tokenise ({error}); was it started without?") from error
+            self._known[key] = self._ids(text, add_special_tokens)
         return {"input_ids": self._known[key]}
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        if self._local is None:
+            try:
+                asked = {"prompt": text, "add_special_tokens": special}
+                [answer] = self._engine.ask(lambda client: client.json("/tokenize", asked))
+                return list(answer["tokens"])
+            except (EngineError, KeyError, TypeError) as error:
+                self._local = _local(self._path)
+                if self._local is None:
+                    raise PrerequisiteError(
+                        f"the server does not tokenise ({error}), and its tokenizer {self._path} is not on this host"
+                    ) from error
+        return list(self._local(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+
+def _local(path: str) -> Any:
+    """The tokenizer at `path`; None where it cannot be had without a network."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError):
+        return None
 
 
 def windows(tokenizer: ServerTokenizer, count: int, tokens: int) -> list[tuple[int, ...]]:

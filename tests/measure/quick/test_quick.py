@@ -3,13 +3,15 @@
 import json
 
 import pytest
+from transformers import AutoTokenizer
 
 from sage_eval.cli import main
 from sage_eval.engine import client
-from sage_eval.errors import UsageError
+from sage_eval.errors import EngineError, PrerequisiteError, UsageError
 from sage_eval.measure.determinism.instrument import Way
 from sage_eval.measure.quick.judge import exit_code, judge, overall, ratios
 from sage_eval.measure.quick.record import Check, Logprobs, QuickRecord, Retrieval, Speed
+from sage_eval.measure.quick.texts import ServerTokenizer
 from sage_eval.measure.quick.view import view
 from sage_eval.report.measurements import text
 from sage_eval.store.files import write_json
@@ -187,3 +189,21 @@ def test_another_models_record_is_refused_before_anything_is_measured(small, tmp
     assert main(["quick", "--base-url", small.url, "--against", str(tmp_path / "old.json")]) == 2
     assert "of the model large, and the server serves tiny" in capsys.readouterr().err
     assert not [path for path, *_ in small.seen if path == "/generate"]
+
+
+class Refusing:
+    """A server of SGLang 0.5.17 whose tokenizer names no limit: `/tokenize` answers 500."""
+
+    def ask(self, request):
+        raise EngineError("the SGLang server answered 500: Internal Server Error")
+
+
+def test_where_the_server_does_not_tokenise_its_files_are_read(reference_model):
+    words = "Rivers meet here."
+    found = ServerTokenizer(Refusing(), str(reference_model))(words, add_special_tokens=False)
+    assert found["input_ids"] == AutoTokenizer.from_pretrained(reference_model).encode(words, add_special_tokens=False)
+
+
+def test_where_its_files_are_elsewhere_it_is_said():
+    with pytest.raises(PrerequisiteError, match="its tokenizer /elsewhere is not on this host"):
+        ServerTokenizer(Refusing(), "/elsewhere")("Rivers meet here.")
