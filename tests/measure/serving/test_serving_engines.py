@@ -8,7 +8,6 @@ from sage_eval.cli import main
 from sage_eval.measure.serving.instrument import Serving
 from sage_eval.measure.serving.plan import ServingPlan
 from sage_eval.measure.serving.summary import Served
-from sage_eval.report.watch import look
 from sage_eval.store import record as records
 from sage_eval.store.files import write_json
 from sage_eval.store.source import source_hash
@@ -26,23 +25,15 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def run(reference_model, tmp_path_factory):
-    """`run(**options)`: record, folder, and what was said meanwhile, of a model with two layers and no weights.
-
-    `run.seen` is what somebody who watched has seen whenever something was said.
-    """
+    """`run(**options)`: record, folder, and what was said meanwhile, of a model with two layers and no weights."""
     model, output = tmp_path_factory.mktemp("shape"), tmp_path_factory.mktemp("runs") / "bench"
     config = json.loads((reference_model / "config.json").read_text())
     write_json(model / "config.json", config | {"num_hidden_layers": 2, "max_position_embeddings": 320})
 
     def measured(**options):
-        said, measured.seen = [], []
+        said = []
         plan = ServingPlan(model=str(model), output=output, **OPTIONS | options)
-
-        def say(line):
-            said.append(line)
-            measured.seen += look(output)
-
-        return *Serving().measure(plan, say=say), said
+        return *Serving().measure(plan, say=said.append), said
 
     return measured
 
@@ -57,21 +48,6 @@ def test_every_cell_has_both_arms_taking_turns(measured):
     assert {arm.error for arm in found.arms.values()} == {None}, said
     assert blocks(found) == [(cell, [QUANTISED, EXACT]) for cell in CELLS]
     assert all(0 < seconds < 60 for row in found.rows for seconds in row.seconds)
-
-
-def test_who_watches_sees_cells_time_left_and_then_the_tables(measured, run):
-    _, folder, _ = measured
-    assert {watched.state for watched in run.seen} == {"running"}
-    done = [[arm.done for arm in watched.arms] for watched in run.seen]
-    assert done == sorted(done)
-    assert done[0] == [0, 0]
-    assert {arm.of for watched in run.seen for arm in watched.arms} == {len(CELLS)}
-    assert run.seen[0].left is None
-    assert all(watched.left > 0 for watched in run.seen if 0 < watched.arms[0].done < len(CELLS))
-    [found] = look(folder)
-    assert (found.state, found.left) == ("finished", None)
-    assert [arm.done for arm in found.arms] == [len(CELLS)] * 2
-    assert found.parts
 
 
 def test_each_arm_ran_its_own_kernels(measured):
