@@ -15,6 +15,11 @@ import httpx
 import psutil
 
 from sage_eval.engine import host
+from sage_eval.engine.options import ArmOptions
+from sage_eval.engine.requests import ScoreRequest
+from sage_eval.engine.server import open_server
+
+REQUESTS = [ScoreRequest((1, 2, n), (n % 3, 5)) for n in range(1, 13)]
 
 
 def free_port():
@@ -163,3 +168,17 @@ def hang(seconds):
         time.sleep(seconds)
 
     return fault
+
+
+def opened(*servers, model="tiny", arguments=(), **more):
+    options = ArmOptions.from_arguments(model, **dict(arguments))
+    return open_server(options, ";".join(server.url for server in servers), **more)
+
+
+def generated(server):
+    return [payload["input_ids"] for path, _, payload in server.seen if path == "/generate"]
+
+
+def expected(small):
+    with opened(small()) as arm:
+        return arm.score(REQUESTS)

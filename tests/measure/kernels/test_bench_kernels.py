@@ -152,5 +152,5 @@ def test_command_needs_no_sglang(tmp_path):
 
 
 def test_the_reason_of_a_kernel_that_did_not_run_names_no_folder():
-    error = RuntimeError("build failed in `/root/.cache/lib/0.6/ops/prefill':\n see https://a.b/c/d, half 1/2")
+    error = RuntimeError("build failed in `/home/me/.cache/lib/0.6/ops/prefill':\n see https://a.b/c/d, half 1/2")
     assert why(error) == "RuntimeError: build failed in `prefill': see https://a.b/c/d, half 1/2"
