@@ -166,7 +166,7 @@ def _judge_task(item: Evidence, p: float | None, beyond: float | None, alpha: fl
         reason = f"{_shown(metric, tost.interval)} lies within ±{margin}"
         if significant:
             reason += f"; a significant {'loss' if harmful else 'gain'} (p = {p:.2g}), but inside the margin"
-        reason += _sensitivity(item, sharpness, alpha) + _skew(difference, alpha)
+        reason += _sensitivity(item, sharpness, alpha) + _skew(difference)
     elif significant and item.no_gain:
         kind, reason = "not established", f"{shown}{chance}, but {item.no_gain}"
     elif significant:
@@ -254,13 +254,13 @@ def _sensitivity(item: Evidence, sharpness: float | None, alpha: float) -> str:
     return sharp + (f"; damage seen: {', '.join(seen)}; not seen: {', '.join(unseen)}" if unseen else "")
 
 
-def _skew(difference: Estimate, alpha: float) -> str:
+def _skew(difference: Estimate) -> str:
     """A warning where a few units carry the difference: others like them may be missing from the data."""
     if not difference.skewed:
         return ""
     return (
         f"; take care: a few of its {difference.units:,} units carry the difference (skewness "
-        f"{difference.skewness:.2g}), so that this word is false more often than in {alpha:.0%} of such cases"
+        f"{difference.skewness:.2g}), so that the interval may be too short"
     )
 
 
