@@ -20,7 +20,7 @@ from sage_eval.statistics.estimate import Estimate
 from sage_eval.statistics.paired import paired_difference, paired_ratio_difference
 from sage_eval.statistics.pooled import pooled
 from sage_eval.statistics.sequential import LOOKS
-from sage_eval.statistics.verdict import METRICS, Evidence, judge, seen_controls
+from sage_eval.statistics.verdict import METRICS, Evidence, cautions, judge, seen_controls
 
 MARGIN = 0.005
 SIZES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
@@ -37,7 +37,7 @@ LOSSES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
 
 
 def documents(rng: np.random.Generator, runs: int) -> None:
-    """Coverage and false *equivalent* at a true loss of one margin, with and without the warning of skewed losses."""
+    """Coverage and false *equivalent* at a true loss of one margin, and how much of it without a caution."""
     sys.stdout.write("| documents | sizes | losses | no interval | coverage | false *equivalent* | unwarned |\n")
     sys.stdout.write("| ---: | --- | --- | ---: | ---: | ---: | ---: |\n")
     for count in (40, 62, 200):
@@ -53,7 +53,7 @@ def documents(rng: np.random.Generator, runs: int) -> None:
                     held += found.low <= MARGIN <= found.high
                     wrong = equivalence(found, MARGIN).equivalent
                     false += wrong
-                    unwarned += wrong and not found.skewed
+                    unwarned += wrong and not cautions(found)
                 given = runs - refused
                 shown = ["–"] * 3
                 if given > runs / 20:

@@ -22,6 +22,8 @@ GRAVEST_FIRST: tuple[Kind, ...] = (
 )  # fmt: skip
 BLUNT = 2.0
 """An instrument whose smallest damage seen is more than so many margins is a blunt one."""
+RARE = 0.05
+"""The share of units that a loss may be confined to and should still be seen."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,9 @@ def _judge_task(item: Evidence, p: float | None, beyond: float | None, alpha: fl
         reason = f"{_shown(metric, tost.interval)} lies within ±{margin}"
         if significant:
             reason += f"; a significant {'loss' if harmful else 'gain'} (p = {p:.2g}), but inside the margin"
-        reason += _sensitivity(item, sharpness, alpha) + _skew(difference)
+        reason += _sensitivity(item, sharpness, alpha) + "".join(
+            f"; take care: {caution}" for caution in cautions(difference, alpha)
+        )
     elif significant and item.no_gain:
         kind, reason = "not established", f"{shown}{chance}, but {item.no_gain}"
     elif significant:
@@ -254,14 +258,20 @@ def _sensitivity(item: Evidence, sharpness: float | None, alpha: float) -> str:
     return sharp + (f"; damage seen: {', '.join(seen)}; not seen: {', '.join(unseen)}" if unseen else "")
 
 
-def _skew(difference: Estimate) -> str:
-    """A warning where a few units carry the difference: others like them may be missing from the data."""
-    if not difference.skewed:
-        return ""
-    return (
-        f"; take care: a few of its {difference.units:,} units carry the difference (skewness "
-        f"{difference.skewness:.2g}), so that the interval may be too short"
-    )
+def cautions(difference: Estimate, alpha: float = 0.05) -> list[str]:
+    """Why an interval may be too short: a few units carry the difference, or none of those that would is there."""
+    found = []
+    if difference.skewed:
+        found.append(
+            f"a few of its {difference.units:,} units carry the difference (skewness {difference.skewness:.2g}), so "
+            "that the interval may be too short"
+        )
+    if (missed := (1 - RARE) ** difference.units) > alpha:
+        found.append(
+            f"a loss that one unit in {1 / RARE:.0f} carries is in none of {difference.units} with a probability of "
+            f"{missed:.0%}"
+        )
+    return found
 
 
 def _harm(metric: Metric, estimate: Estimate) -> float:

@@ -7,7 +7,7 @@ import pytest
 
 from sage_eval.statistics.equivalence import items_to_settle
 from sage_eval.statistics.paired import mean, paired_difference, paired_ratio_difference
-from sage_eval.statistics.verdict import METRICS, Evidence, judge, seen_controls
+from sage_eval.statistics.verdict import METRICS, Evidence, cautions, judge, seen_controls
 
 ACCURACY, PERPLEXITY = METRICS["accuracy"], METRICS["log_perplexity"]
 
@@ -223,6 +223,13 @@ def test_an_equivalence_that_a_few_documents_carry_is_warned_of():
     assert (even.kind, few.kind) == ("equivalent", "equivalent")
     assert "a few of its 200 units carry the difference" in few.reason
     assert "carry the difference" not in even.reason
+
+
+def test_few_documents_are_warned_of_what_none_of_them_may_show():
+    """0.95^58 is more than 5 %, 0.95^59 less."""
+    few, enough = (paired_difference(np.zeros(n), np.full(n, 0.001) * np.arange(n)) for n in (58, 59))
+    assert cautions(few) == ["a loss that one unit in 20 carries is in none of 58 with a probability of 5%"]
+    assert cautions(enough) == []
 
 
 def test_skewness_is_that_of_what_each_document_adds():
