@@ -15,7 +15,7 @@ HEADER = (
     "task", "verdict", "metric", "difference", "{level:g} % interval", "margin",
     "floor", "excess over floor", "damage seen",
 )  # fmt: skip
-WIDE = ("metric", "floor", "excess over floor", "damage seen")
+WIDE = ("metric", "excess over floor")
 LOSSES = ("worse", "loss found")
 ADVICE = {
     "floor": "No floor arm ran, so nothing shows what two equal arms differ by: add `--arms repeat,exact`.",

@@ -107,7 +107,8 @@ def test_an_unseen_control_is_named_beside_a_dose_that_is_seen(planted):
     task = judged(run)["tiny_perplexity"]
     assert task.detection_limit == 16
     assert task.verdict == "equivalent (blunt)"
-    assert task.reason.endswith("damage seen: stress-16; not seen: control")
+    caution = "a loss that one unit in 20 carries is in none of 40 with a probability of 13%"
+    assert task.reason.endswith(f"damage seen: stress-16; not seen: control; take care: {caution}")
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_the_report_has_one_table_with_a_row_for_each(several, capsys):
 
 def test_figures_and_items_say_whose_they_are(several):
     whole = report(several)
-    assert whole.title.endswith("sage_attn and sage_attn-exact and other against plain")
+    assert whole.title.endswith(": 3 candidates against plain")
     names = [figure.name for section in whole.sections for figure in section.figures]
     assert len(names) == len(set(names))
     assert len([name for name in names if name.startswith("retrieval-")]) == 3
