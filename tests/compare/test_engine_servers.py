@@ -168,10 +168,16 @@ def test_however_a_side_ends_no_process_and_no_port_is_left(reference_model, tmp
 
 
 def gone(found, port):
+    """A killed process is a zombie for its parent before its last thread has ended and closed what it listened on."""
     until(lambda: not any(map(host.alive, found["all"])), seconds=60)
-    with socket.socket() as free:
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        free.bind(("127.0.0.1", port))
+    until(lambda: free(port), seconds=60)
+
+
+def free(port):
+    with socket.socket() as one, contextlib.suppress(OSError):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(("127.0.0.1", port))
+        return True
 
 
 def test_the_run_that_was_broken_off_goes_on_from_what_it_has(reference_model, broken):
