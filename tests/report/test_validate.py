@@ -14,7 +14,10 @@ from sage_eval.store.files import read_jsonl_zst, write_jsonl_zst
 
 RESULTS = Path(__file__).parents[2] / "results"
 FOLDERS = sorted(path for path in RESULTS.iterdir() if path.is_dir() and not path.name.startswith(("demo", "tmp")))
-LONG = ("reference-model-h100", "reference-model-h200", "reference-model-cpu", "smollm2-135m-h200")
+LONG = (
+    "reference-model-h100", "reference-model-h200", "reference-model-cpu",
+    "smollm2-135m-h200", "qwen2.5-coder-0.5b-h200",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
