@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from sage_eval.engine import coverage as account
 from sage_eval.engine import sampling
@@ -18,13 +18,13 @@ from sage_eval.engine.planning import Payloads, check_tokens, group_generations,
 from sage_eval.engine.requests import (
     GenerateRequest,
     Generation,
-    Payload,
     Reply,
     Score,
     ScoreRequest,
     generate_payload,
     read_generation,
 )
+from sage_eval.engine.transport import Transport
 from sage_eval.errors import CoverageError, PrerequisiteError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -43,26 +43,6 @@ _DECIDING = (
     "random_seed",
 )
 """What of an engine's resolved settings makes its answers another engine's; the rest is in the options."""
-
-
-class Transport(Protocol):
-    """How payloads reach SGLang: in this process (`local.LocalEngine`) or over HTTP (`server.ServerEngine`)."""
-
-    def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
-        """Yield (index, reply) as replies arrive."""
-        ...
-
-    def info(self) -> dict[str, Any]:
-        """SGLang's server info."""
-        ...
-
-    def flush_cache(self) -> None:
-        """Empty the prefix cache."""
-        ...
-
-    def close(self) -> None:
-        """Release everything; may be called twice."""
-        ...
 
 
 class Arm:
@@ -260,7 +240,7 @@ class Arm:
                 collect(order[place], reply)
                 yield reply
 
-        before, repeated = account.read_counters(self.info()), self._repeated()
+        before, repeated = account.read_counters(self.info()), self.transport.repeated_tokens
         latest = account.tally(collected(), self.backend)
         if (after := account.read_counters(self.info())) is not None:
             counted = account.coverage_delta(before or {}, after)
@@ -273,12 +253,8 @@ class Arm:
             attention = self.options.attention
             asked_exact = attention is not None and attention.variant == "exact"
             sage_only = self.options.mode == "fidelity" and not asked_exact
-            account.check(latest, sage_only=sage_only, repeated=self._repeated() - repeated)
+            account.check(latest, sage_only=sage_only, repeated=self.transport.repeated_tokens - repeated)
         return latest
-
-    def _repeated(self) -> int:
-        """Prompt tokens that were sent twice so far: over HTTP an answer may get lost."""
-        return getattr(self.transport, "repeated_tokens", 0)
 
 
 def facts(info: Mapping[str, Any]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import httpx
 
 from sage_eval.engine.requests import Payload, Reply
+from sage_eval.engine.transport import checked
 from sage_eval.errors import EngineError, PrerequisiteError, SageEvalError, UsageError
 
 KEYS = ("SGLANG_API_KEY", "OPENAI_API_KEY")
@@ -76,7 +77,7 @@ class Client:
         )
 
     async def generate(self, payload: Payload) -> Reply:
-        """The reply to `payload`; with `stream` set its last piece, with `arrivals` added as `LocalEngine` does."""
+        """The reply to `payload`, as `Transport.answer` has it."""
         self.in_flight += 1
         try:
             reply: Reply = await self._retried(lambda: self._once("/generate", payload), len(payload["input_ids"]))
@@ -84,10 +85,7 @@ class Client:
             self.in_flight -= 1
         if not isinstance(reply, dict) or "meta_info" not in reply:
             raise EngineError(f"the SGLang server at {self.url} answered with JSON that is no reply: {str(reply)[:80]}")
-        reason = reply["meta_info"].get("finish_reason") or {}
-        if reason.get("type") == "abort":
-            raise EngineError(f"SGLang aborted a request: {reason.get('message', reason)}")
-        return reply
+        return checked(reply)
 
     async def json(self, path: str, payload: dict[str, Any] | None = None) -> Any:
         """What the server answers to GET, or to POST of `payload`."""

@@ -24,11 +24,11 @@ import psutil
 from sage_eval.engine import host
 from sage_eval.engine.arm import Arm
 from sage_eval.engine.client import Client
-from sage_eval.engine.in_flight import MAX_IN_FLIGHT
 from sage_eval.engine.options import ArmOptions
 from sage_eval.engine.post_mortem import last_error
 from sage_eval.engine.requests import Payload, Reply
 from sage_eval.engine.server import ServerEngine
+from sage_eval.engine.transport import MAX_IN_FLIGHT
 from sage_eval.errors import EngineError, PrerequisiteError, SageEvalError
 
 HOST = "127.0.0.1"
@@ -122,17 +122,14 @@ class ServedEngine(ServerEngine):
         super().__init__(server.url, connections=connections, silence=_SILENCE_SECONDS, retries=_RETRIES)
 
     def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
-        """As `ServerEngine.stream`."""
         with self.server.explained():
             yield from super().stream(batch)
 
     def ask(self, question: Callable[[Client], Coroutine[Any, Any, T]]) -> list[T]:
-        """As `ServerEngine.ask`."""
         with self.server.explained():
             return super().ask(question)
 
     def close(self) -> None:
-        """Close the connections, end the server. May be called twice."""
         try:
             super().close()
         finally:

@@ -9,30 +9,28 @@ import atexit
 import contextlib
 import functools
 import logging
-import queue
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from sage_eval.engine import host
-from sage_eval.engine.in_flight import InFlight
 from sage_eval.engine.post_mortem import Watch
 from sage_eval.engine.requests import Payload, Reply
 from sage_eval.engine.scheduler import run_scheduler
+from sage_eval.engine.transport import Transport, checked
 from sage_eval.errors import EngineError
 from sage_eval.seams import resolved_arguments
 
-_POLL_SECONDS = 0.5
 _IDLE_SECONDS = 60
 
 logger = logging.getLogger(__name__)
 
 
-class LocalEngine:
+class LocalEngine(Transport):
     """An SGLang `Engine` and its child processes. Arguments: `ServerArgs` keywords, environment of the children.
 
     Raises `EngineError` with the scheduler's own last error if the engine does not come up.
@@ -42,7 +40,6 @@ class LocalEngine:
         host.refuse_in_child()
         with tempfile.NamedTemporaryFile(prefix="sage-eval-engine-", suffix=".log", delete=False) as log:
             self._log = Path(log.name)
-        self._closed = False
         self._engine: Any = None
         before = host.children()
         self._watch = Watch(self._log)
@@ -54,6 +51,7 @@ class LocalEngine:
             with host.undisturbed({**(environment or {}), host.LOG: str(self._log)}):
                 self._thread.start()
                 self._engine = self._watch.wait(started, "the engine did not start")
+                self.loop = self._engine.loop
         except BaseException:
             self._watch.children = host.children() - before
             self.close()
@@ -61,36 +59,12 @@ class LocalEngine:
         self._watch.children = host.children() - before
         atexit.register(self.close)  # after multiprocessing's own, which would wait for the children for ever
 
-    def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
-        """Serve `batch`; yields (index in the batch, reply) as replies arrive.
-
-        The reply to a payload with `stream` set is its last one, with `arrivals` added: `time.perf_counter` at each
-        piece, the first of them the time of the first token.
-        """
-        results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        flight = InFlight(batch, self._answer, results.put)
-        task = self._submit(flight.run())
-        try:
-            for _ in range(len(batch)):
-                index, reply = self._next(results)
-                self._engine.loop.call_soon_threadsafe(flight.read)
-                if isinstance(reply, Exception):
-                    length = len(batch[index]["input_ids"])
-                    raise EngineError(f"SGLang refused a prompt of {length} tokens: {reply}") from reply
-                reason = reply["meta_info"].get("finish_reason") or {}
-                if reason.get("type") == "abort":
-                    raise EngineError(f"SGLang aborted a request: {reason.get('message', reason)}")
-                yield index, reply
-        finally:
-            task.cancel()
-
     def info(self) -> dict[str, Any]:
-        """SGLang's resolved settings, its version and `internal_states`, one for each data-parallel rank."""
         from sglang import __version__
         from sglang.srt.utils.msgspec_utils import msgspec_to_builtins
 
         manager = self._engine.tokenizer_manager
-        states = self._watch.wait(self._submit(manager.get_internal_state()), "the engine did not tell its state")
+        states = self._watch.wait(self.submit(manager.get_internal_state()), "the engine did not tell its state")
         info: dict[str, Any] = msgspec_to_builtins(
             {
                 **resolved_arguments(manager),
@@ -101,11 +75,8 @@ class LocalEngine:
         return info | {"version": __version__}
 
     def flush_cache(self) -> None:
-        """Empty the prefix cache; `EngineError` where it is not.
-
-        The scheduler may still run a step for requests whose answers are here, and would refuse: it is told to wait.
-        """
-        flushed = self._submit(self._engine.tokenizer_manager.flush_cache(timeout_s=_IDLE_SECONDS))
+        # The scheduler may still run a step for requests whose answers are here, and would refuse: it is told to wait.
+        flushed = self.submit(self._engine.tokenizer_manager.flush_cache(timeout_s=_IDLE_SECONDS))
         reply = self._watch.wait(flushed, "SGLang did not empty its prefix cache")
         if not reply.success:
             raise EngineError(f"SGLang did not empty its prefix cache ({reply.message or 'requests are running'})")
@@ -120,17 +91,17 @@ class LocalEngine:
             output_dir=str(folder), profile_prefix=label, activities=["CPU", "GPU"],
             with_stack=False, record_shapes=False,
         )  # fmt: skip
-        self._watch.wait(self._submit(manager.start_profile(request)), "the profiler did not start")
+        self._watch.wait(self.submit(manager.start_profile(request)), "the profiler did not start")
         try:
             yield
         finally:
-            self._watch.wait(self._submit(manager.stop_profile()), "the profiler left no trace")
+            self._watch.wait(self.submit(manager.stop_profile()), "the profiler left no trace")
 
     def close(self) -> None:
         """Stop the engine and its processes, only its own. May be called twice."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         atexit.unregister(self.close)
         engine = self._engine
         if engine is not None:
@@ -165,29 +136,20 @@ class LocalEngine:
             task.cancel()
         engine.loop.run_until_complete(asyncio.gather(*leftover, return_exceptions=True))
 
-    async def _answer(self, payload: Payload) -> Reply:
+    async def answer(self, payload: Payload) -> Reply:
         from sglang.srt.managers.io_struct import GenerateReqInput
 
-        # Not `Engine.async_generate`, which knows only some of the fields that a server's `/generate` takes.
-        pieces = self._engine.tokenizer_manager.generate_request(GenerateReqInput(**payload), None)
-        if not payload.get("stream"):
-            return await anext(pieces)
         reply: Reply = {}
         arrivals = []
-        async for piece in pieces:
-            reply = piece
-            arrivals.append(time.perf_counter())
-        return {**reply, "arrivals": arrivals}
+        try:
+            # Not `Engine.async_generate`, which knows only some of the fields that a server's `/generate` takes.
+            async for piece in self._engine.tokenizer_manager.generate_request(GenerateReqInput(**payload), None):
+                reply = piece
+                arrivals.append(time.perf_counter())
+        except Exception as error:
+            length = len(payload["input_ids"])
+            raise EngineError(f"SGLang refused a prompt of {length} tokens: {error}") from error
+        return checked(reply | ({"arrivals": arrivals} if payload.get("stream") else {}))
 
-    def _submit(self, work: Coroutine[Any, Any, Any]) -> "Future[Any]":
-        if self._closed:
-            work.close()
-            raise EngineError("the engine is closed; open the arm again")
-        return asyncio.run_coroutine_threadsafe(work, self._engine.loop)
-
-    def _next(self, results: "queue.SimpleQueue[tuple[int, Any]]") -> tuple[int, Any]:
-        while True:
-            try:
-                return results.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                self._watch.raise_if_dead()
+    def raise_if_dead(self) -> None:
+        self._watch.raise_if_dead()

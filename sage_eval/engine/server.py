@@ -1,19 +1,17 @@
 """Running SGLang servers as an arm: the same payloads as in process, over HTTP, shared out among the addresses."""
 
 import asyncio
-import queue
 import re
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sage_eval.attention.settings import AttentionSettings
 from sage_eval.engine.arm import Arm, facts
 from sage_eval.engine.client import CONNECTIONS, RETRIES, SILENCE_SECONDS, Client
-from sage_eval.engine.in_flight import InFlight
 from sage_eval.engine.options import BACKEND_ARGUMENTS, ArmOptions
 from sage_eval.engine.requests import Payload, Reply
+from sage_eval.engine.transport import Transport
 from sage_eval.errors import EngineError, PrerequisiteError, UsageError
 
 SETTINGS = "sage_attn_settings"
@@ -30,11 +28,11 @@ _LOCAL = {"revision", "trust_remote_code", "tokenizer_path"}
 T = TypeVar("T")
 
 
-class ServerEngine:
+class ServerEngine(Transport):
     """Talks to `python -m sglang.launch_server …` or `sglang serve …`. Leaves the servers running when closed.
 
     `urls`: addresses, joined by `;` or one by one. Each is sent `connections` requests at a time. The other arguments
-    are `Client`'s. Requests that are not waited for any more (Ctrl-C, an error) are cancelled, there as well.
+    are `Client`'s.
     """
 
     def __init__(
@@ -50,35 +48,15 @@ class ServerEngine:
         if not named:
             raise UsageError("base_url is empty: write http://HOST:PORT")
         self._clients = [Client(url, connections, silence, retries) for url in named]
-        self._limit = connections * len(self._clients)
+        self.limit = connections * len(self._clients)
         self._identity: dict[str, Any] | None = None
-        self._closed = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="sglang-client", daemon=True)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="sglang-client", daemon=True)
         self._thread.start()
 
     @property
     def repeated_tokens(self) -> int:
-        """Prompt tokens that were sent again after an error: a server may have computed them more than once."""
         return sum(client.repeated_tokens for client in self._clients)
-
-    def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
-        """Serve `batch`; yields (index in the batch, reply) as replies arrive, each payload's once.
-
-        Streamed payloads as in `LocalEngine.stream`.
-        """
-        results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        flight = InFlight(batch, self._answer, results.put, self._limit)
-        task = self._submit(flight.run())
-        try:
-            for _ in range(len(batch)):
-                index, reply = results.get()
-                self._loop.call_soon_threadsafe(flight.read)
-                if isinstance(reply, Exception):
-                    raise reply
-                yield index, reply
-        finally:
-            task.cancel()
 
     def info(self) -> dict[str, Any]:
         """SGLang's server info: of the first address, with the `internal_states` of all.
@@ -100,7 +78,6 @@ class ServerEngine:
         }
 
     def flush_cache(self) -> None:
-        """Empty the prefix caches as soon as the servers are idle; `EngineError` where other clients keep one busy."""
         self.ask(lambda client: client.do("POST", f"/flush_cache?timeout={_IDLE_SECONDS}"))
 
     def freeze_gc(self) -> None:
@@ -113,17 +90,16 @@ class ServerEngine:
         async def all_of_them() -> list[T]:
             return list(await asyncio.gather(*map(question, self._clients)))
 
-        return self._submit(all_of_them()).result()
+        return self.submit(all_of_them()).result()
 
     def close(self) -> None:
-        """Close the connections. May be called twice."""
-        if self._closed:
+        if self.closed:
             return
-        self._submit(self._end()).result()
-        self._closed = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.submit(self._end()).result()
+        self.closed = True
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
-        self._loop.close()
+        self.loop.close()
 
     async def _end(self) -> None:
         leftover = asyncio.all_tasks() - {asyncio.current_task()}
@@ -132,14 +108,8 @@ class ServerEngine:
         await asyncio.gather(*leftover, return_exceptions=True)
         await asyncio.gather(*(client.close() for client in self._clients))
 
-    async def _answer(self, payload: Payload) -> Reply:
+    async def answer(self, payload: Payload) -> Reply:
         return await min(self._clients, key=lambda client: client.in_flight).generate(payload)
-
-    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        if self._closed:
-            work.close()
-            raise EngineError("the connection to the server is closed; open the arm again")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 
 def open_server(

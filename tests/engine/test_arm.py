@@ -11,6 +11,8 @@ from sage_eval.errors import CoverageError, PrerequisiteError
 class Table:
     """Answers one-token scores with -(last prompt token); counts what `counted` says of the prompts it saw."""
 
+    repeated_tokens = 0
+
     def __init__(self, *, counted=1.0, kernel="sage-torch-int8-fp16", room=100):
         self.counted, self.kernel, self.room, self.seen = counted, kernel, room, 0
 

@@ -15,6 +15,8 @@ KERNEL = "sage-torch-int8-fp16"
 class Mortal:
     """Every answer depends on its prompt alone. Dies instead of giving the reply after `lives` ones."""
 
+    repeated_tokens = 0
+
     def __init__(self, lives=10**9, kernel=KERNEL):
         self.lives, self.kernel, self.seen, self.prompts, self.batches = lives, kernel, 0, [], 0
 

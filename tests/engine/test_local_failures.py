@@ -23,8 +23,8 @@ def engine(tmp_path):
     thread.start()
     names = ("get_internal_state", "flush_cache", "start_profile", "stop_profile")
     made = LocalEngine.__new__(LocalEngine)
-    made._closed = False
-    made._engine = SimpleNamespace(loop=loop, tokenizer_manager=SimpleNamespace(**dict.fromkeys(names, fail)))
+    made.loop = loop
+    made._engine = SimpleNamespace(tokenizer_manager=SimpleNamespace(**dict.fromkeys(names, fail)))
     (tmp_path / "log").touch()
     made._watch = Watch(tmp_path / "log")
     yield made

@@ -25,6 +25,8 @@ def lm(reference_model):
 class Recorder:
     """A transport that keeps the payloads and lets a test spoil replies. The engine behind it is the real one."""
 
+    repeated_tokens = 0
+
     def __init__(self, inner: Any, spoil: Callable[[int, dict], dict] | None = None) -> None:
         self.inner = inner
         self.payloads: list[dict] = []

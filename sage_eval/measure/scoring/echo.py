@@ -1,19 +1,17 @@
 """Memory and time of the client itself: it scores through an engine that answers at once. Runs in its own process."""
 
 import asyncio
-import queue
 import random
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sage_eval.engine.arm import Arm
-from sage_eval.engine.in_flight import InFlight
 from sage_eval.engine.options import ArmOptions
 from sage_eval.engine.requests import Payload, Reply, ScoreRequest
 from sage_eval.engine.scheduler_memory import resident
+from sage_eval.engine.transport import Transport
 from sage_eval.measure.scoring.rows import Client
 
 TOKENS = 16
@@ -21,23 +19,12 @@ TOKENS = 16
 VOCABULARY = 128_256
 
 
-class Echo:
+class Echo(Transport):
     """A transport whose answers come from an event loop on a thread, as the real engine's do."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-
-    def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
-        results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        flight = InFlight(batch, _answer, results.put)
-        asyncio.run_coroutine_threadsafe(flight.run(), self._loop)
-        for _ in range(len(batch)):
-            index, reply = results.get()
-            self._loop.call_soon_threadsafe(flight.read)
-            if isinstance(reply, Exception):
-                raise reply
-            yield index, reply
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
     def info(self) -> dict[str, Any]:
         return {"attention_backend": "echo", "max_req_input_len": 1 << 20, "internal_states": []}
@@ -46,25 +33,24 @@ class Echo:
         """There is none."""
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
 
-
-async def _answer(payload: Payload) -> Reply:
-    await asyncio.sleep(0)
-    wanted = payload["token_ids_logprob"]
-    after = [(-2.0 - token / VOCABULARY, token, None) for token in wanted]
-    return {
-        "output_ids": [],
-        "meta_info": {
-            "prompt_tokens": len(payload["input_ids"]),
-            "cached_tokens": 0,
-            "completion_tokens": 0,
-            "finish_reason": {"type": "length"},
-            "input_token_logprobs": [],
-            "output_token_ids_logprobs": [after],
-            "output_top_logprobs": [[(-1.0, 0, None)]],
-        },
-    }
+    async def answer(self, payload: Payload) -> Reply:
+        await asyncio.sleep(0)
+        wanted = payload["token_ids_logprob"]
+        after = [(-2.0 - token / VOCABULARY, token, None) for token in wanted]
+        return {
+            "output_ids": [],
+            "meta_info": {
+                "prompt_tokens": len(payload["input_ids"]),
+                "cached_tokens": 0,
+                "completion_tokens": 0,
+                "finish_reason": {"type": "length"},
+                "input_token_logprobs": [],
+                "output_token_ids_logprobs": [after],
+                "output_top_logprobs": [[(-1.0, 0, None)]],
+            },
+        }
 
 
 def measure(count: int, seed: int) -> Client:
