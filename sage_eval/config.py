@@ -14,18 +14,12 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 
 from sage_eval.arms.spec import parse_arms
 from sage_eval.attention.settings import AttentionSettings
@@ -34,6 +28,9 @@ from sage_eval.errors import SettingWarning, UsageError
 from sage_eval.parsing import nearest, parse_pairs, split
 from sage_eval.store.asked import Asked
 from sage_eval.suites import SettingsFile, find, read
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 ENV_PREFIX = "SAGE_EVAL_"
 # The tasks read SAGE_EVAL_DATA themselves, so it is the name users know.
@@ -199,49 +196,36 @@ class RunConfig(Asked):
         return tuple(dict.fromkeys((*(CALIBRATE if self.calibrate else ()), *self.arms)))
 
 
-class _Sources(BaseSettings, RunConfig):
-    """The same with the environment and a file for whatever is not given."""
-
-    # Texts go to the fields' own validators, as flags do; they are no JSON.
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, enable_decoding=False, extra="forbid", frozen=True)
-    files: ClassVar[Sequence[SettingsFile]] = ()
-
-    @classmethod
-    def settings_customise_sources(  # type: ignore[override]
-        cls, settings_cls: type[BaseSettings], init_settings: Any, env_settings: Any, **_: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The first that has a setting decides; those of the backend are merged name by name."""
-        attention = AttentionSettings.from_env().model_dump(exclude_unset=True)
-        named = {field: os.environ[name] for name, field in _ENV_NAMES.items() if os.environ.get(name)}
-        other = InitSettingsSource(settings_cls, named | ({"attention": attention} if attention else {}))
-        files = [InitSettingsSource(settings_cls, file.settings) for file in cls.files]
-        return (init_settings, env_settings, other, *files)
-
-
 def from_sources(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig:
     """Merge flags (absent ones left out or `None`), environment, YAML file and suite into one checked configuration.
 
-    A flag of pairs adds to those of the files. Raises `UsageError` naming the setting, with the file and line that it
-    is on, the bad value and the valid ones; warns of unknown `SAGE_EVAL_*` names.
+    The first that has a setting decides; those of the backend are merged name by name, and a flag of pairs adds to
+    those of the files. Raises `UsageError` naming the setting, with the file and line that it is on, the bad value and
+    the valid ones; warns of unknown `SAGE_EVAL_*` names.
     """
-    _warn_of_unknown(os.environ)
     given = {name: value for name, value in flags.items() if value is not None}
+    environment = _environment()
     files = [read(file)] if file else []
-    suite = next((s["suite"] for s in (given, _environment(), *(f.settings for f in files)) if s.get("suite")), None)
-    if suite:
-        asked = next(
-            (s["tasks"] for s in (given, _environment(), *(f.settings for f in files)) if s.get("tasks")), None
-        )
-        files.append(_for_tasks(find(str(suite)), asked))
+
+    def first(name: str) -> Any:
+        return next((s[name] for s in (given, environment, *(f.settings for f in files)) if s.get(name)), None)
+
+    if suite := first("suite"):
+        files.append(_for_tasks(find(str(suite)), first("tasks")))
         given["suite"] = files[-1].label
     for name in given.keys() & {name for file in files for name, value in file.settings.items() if type(value) is dict}:
         with contextlib.suppress(ValueError):  # which the setting's own validator explains
             given[name] = parse_pairs(given[name])
+    merged: dict[str, Any] = {}
+    for source in reversed((given, environment, *(file.settings for file in files))):
+        for name, value in source.items():
+            both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+            merged[name] = merged[name] | value if both else value
     try:
-        found = type("_Sources", (_Sources,), {"files": files})(**given)
-        config = RunConfig(**{name: getattr(found, name) for name in found.model_fields_set})
+        config = RunConfig(**merged)
     except ValidationError as error:
-        raise UsageError(_where(error, given, files) + _explain(error)) from None
+        wrong = error.errors()[0]
+        raise UsageError(_where(wrong["loc"], environment | given, files) + _explain(wrong)) from None
     config.attention.check()
     return config
 
@@ -254,38 +238,35 @@ def _for_tasks(suite: SettingsFile, tasks: Any) -> SettingsFile:
     return replace(suite, settings={**suite.settings, "margin": margin})
 
 
-def _environment() -> dict[str, str]:
+def _environment() -> dict[str, Any]:
     """What the environment gives, by the names of settings."""
-    found = {name.removeprefix(ENV_PREFIX).lower(): value for name, value in os.environ.items()}
-    return {name: found[name] for name in RunConfig.model_fields if found.get(name)}
+    variables = {ENV_PREFIX + field.upper(): field for field in RunConfig.model_fields}
+    known = [*_ENV_NAMES, *TASK_VARIABLES, *variables]
+    for name in os.environ:
+        if name.startswith(ENV_PREFIX) and name not in known:
+            message = f"{name} is not a setting and is ignored{nearest(name, known)}"
+            warnings.warn(message, SettingWarning, stacklevel=3)
+    found: dict[str, Any] = {field: os.environ[name] for name, field in _ENV_NAMES.items() if os.environ.get(name)}
+    if attention := AttentionSettings.from_env().model_dump(exclude_unset=True):
+        found["attention"] = attention
+    return found | {field: os.environ[name] for name, field in variables.items() if name in os.environ}
 
 
-def _where(error: ValidationError, given: Mapping[str, Any], files: Sequence[SettingsFile]) -> str:
-    """File and line of the setting that is wrong, where it came from a file."""
-    place = error.errors()[0]["loc"]
-    inner: Any = given.get(str(place[0])) if place else None
-    if not place or place[0] in _environment() or (inner is not None and not isinstance(inner, dict)):
-        return ""
-    if isinstance(inner, dict) and (len(place) < 2 or place[1] in inner):
+def _where(place: tuple[int | str, ...], given: Mapping[str, Any], files: Sequence[SettingsFile]) -> str:
+    """File and line of the setting that is wrong, where no flag or variable that is `given` has it."""
+    name, *inner = place or ("",)
+    typed = given.get(str(name))
+    if typed is not None and not (isinstance(typed, dict) and inner and inner[0] not in typed):
         return ""
     lines = [(file.path, line) for file in files if (line := file.line(place))]
     return f"{lines[0][0]}, line {lines[0][1]}: " if lines else ""
 
 
-def _warn_of_unknown(environ: Iterable[str]) -> None:
-    known = [*_ENV_NAMES, *TASK_VARIABLES, *(ENV_PREFIX + field.upper() for field in RunConfig.model_fields)]
-    for variable in environ:
-        if variable.startswith(ENV_PREFIX) and variable not in known:
-            message = f"{variable} is not a setting and is ignored{nearest(variable, known)}"
-            warnings.warn(message, SettingWarning, stacklevel=3)
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    name = ".".join(map(str, first["loc"]))
-    if first["type"] == "missing":
+def _explain(error: "ErrorDetails") -> str:
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":
         return f"{name} is missing: give it as an argument, as {ENV_PREFIX}{name.upper()} or in the --config file"
-    if first["type"] == "extra_forbidden":
-        fields = AttentionSettings.model_fields if len(first["loc"]) > 1 else RunConfig.model_fields
-        return f"unknown setting {name}{nearest(str(first['loc'][-1]), fields)}; valid: {', '.join(fields)}"
-    return f"{name}={first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
+    if error["type"] == "extra_forbidden":
+        fields = AttentionSettings.model_fields if len(error["loc"]) > 1 else RunConfig.model_fields
+        return f"unknown setting {name}{nearest(str(error['loc'][-1]), fields)}; valid: {', '.join(fields)}"
+    return f"{name}={error['input']!r}: {error['msg'].removeprefix('Value error, ')}"

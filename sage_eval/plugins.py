@@ -7,6 +7,7 @@ SGLang logs and swallows what a plugin raises, so what can go wrong later (an un
 raised where the backend is built, in the scheduler, and not here.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -28,9 +29,7 @@ def register_sglang() -> None:
     if BACKEND not in ATTENTION_BACKEND_CHOICES:
         add_attention_backend_choices([BACKEND])
     register_attention_backend(BACKEND)(create_backend)
-    HookRegistry.register(seams.INTERNAL_STATE, _add_coverage, HookType.AFTER)
-    HookRegistry.register(seams.INTERNAL_STATE, _add_memory, HookType.AFTER)
-    HookRegistry.register(seams.INTERNAL_STATE, _add_model, HookType.AFTER)
+    HookRegistry.register(seams.INTERNAL_STATE, _add_state, HookType.AFTER)
     for method, hook in (("_start_profile", scheduler_profile.start), ("_stop_profile", scheduler_profile.stop)):
         HookRegistry.register(f"{seams.PROFILER}.{method}", hook, HookType.AROUND)
     if activate_cpu_platform():
@@ -47,25 +46,21 @@ def create_backend(runner: Any) -> Any:
     """
     seams.check()
     try:
-        return _make_backend(runner)
+        from sage_eval.attention.coverage import COUNTER
+        from sage_eval.attention.guard import check_runner
+        from sage_eval.attention.settings import AttentionSettings
+
+        settings = AttentionSettings.from_env()
+        COUNTER.layers = len(check_runner(runner))
+        if runner.device == "cpu":
+            from sage_eval.attention.cpu_backend import SageTorchAttnBackend
+
+            return SageTorchAttnBackend(runner, settings)
+        from sage_eval.attention.backend import SageAttnBackend
+
+        return SageAttnBackend(runner, settings)
     except (AttributeError, ImportError, TypeError) as error:
         raise seams.changed(f"is built otherwise than sage_attn expects ({error!r})") from error
-
-
-def _make_backend(runner: Any) -> Any:
-    from sage_eval.attention.coverage import COUNTER
-    from sage_eval.attention.guard import check_runner
-    from sage_eval.attention.settings import AttentionSettings
-
-    settings = AttentionSettings.from_env()
-    COUNTER.layers = len(check_runner(runner))
-    if runner.device == "cpu":
-        from sage_eval.attention.cpu_backend import SageTorchAttnBackend
-
-        return SageTorchAttnBackend(runner, settings)
-    from sage_eval.attention.backend import SageAttnBackend
-
-    return SageAttnBackend(runner, settings)
 
 
 def activate_cpu_platform() -> str | None:
@@ -85,28 +80,22 @@ def _no_triton_on_cpu(original: Callable[[str], bool], backend: str) -> bool:
     return backend != BACKEND and original(backend)
 
 
-def _add_coverage(result: Any, *_: Any, **__: Any) -> None:
+def _add_state(result: Any, scheduler: Any, *_: Any, **__: Any) -> None:
+    """Coverage and settings of `sage_attn`, memory where it is asked for, and what SGLang made of `dtype=auto`.
+
+    Its own settings keep that, and no device at all, as it was asked for.
+    """
+    import torch
+
     from sage_eval.attention.coverage import COUNTER
     from sage_eval.attention.settings import AttentionSettings
+    from sage_eval.engine import scheduler_memory
 
     if COUNTER.layers:
         result.internal_state["sage_attn_coverage"] = COUNTER.snapshot()
         result.internal_state["sage_attn_settings"] = AttentionSettings.from_env().model_dump(mode="json")
-
-
-def _add_memory(result: Any, scheduler: Any, *_: Any, **__: Any) -> None:
-    import os
-
-    from sage_eval.engine.scheduler_memory import KEY, SWITCH, read_and_reset
-
-    if os.environ.get(SWITCH):
-        result.internal_state[KEY] = read_and_reset(scheduler)
-
-
-def _add_model(result: Any, scheduler: Any, *_: Any, **__: Any) -> None:
-    """What SGLang made of `dtype=auto` and of no device at all: its own settings keep what was asked for."""
-    import torch
-
     runner = scheduler.tp_worker.model_runner
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else str(runner.device)
     result.internal_state["sage_eval_model"] = {"dtype": str(runner.dtype).removeprefix("torch."), "device": name}
+    if os.environ.get(scheduler_memory.SWITCH):
+        result.internal_state[scheduler_memory.KEY] = scheduler_memory.read_and_reset(scheduler)

@@ -6,8 +6,9 @@ Never the test set: what a comparison is scored on must not have shaped what it 
 import hashlib
 import random
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from sage_eval.data import tokenizers
 from sage_eval.errors import DataError, PrerequisiteError, SageEvalError, UsageError
 
 WINDOW = 2048
@@ -33,7 +34,7 @@ def calibration(model: Path, text: Path | None = None, *, tokens: int, window: i
     WikiText-2's windows are drawn with a fixed seed, a file's are taken from its start; where the tokenizer puts a BOS
     before a text, each window begins with it. `UsageError` for fewer than two blocks of 64 keys.
     """
-    tokenizer = _tokenizer(model)
+    tokenizer = tokenizers.load(model)
     bos = tokenizer.bos_token_id
     first = [bos] if bos is not None and bos in tokenizer("a")["input_ids"][:1] else []
     ids = tokenizer(_read(text), add_special_tokens=False, verbose=False)["input_ids"]
@@ -84,13 +85,3 @@ def _read(text: Path | None) -> str:
         raise PrerequisiteError(f"cannot read the calibration text {text}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{text} is not UTF-8 text") from None
-
-
-def _tokenizer(model: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PrerequisiteError(f"no tokenizer in {model}: {reason}") from None

@@ -1,6 +1,7 @@
 """The model's tokenizer, for tasks whose prompts are measured in its tokens."""
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from sage_eval.errors import PrerequisiteError, UsageError
@@ -25,18 +26,23 @@ def tokenizer_of(metadata: dict[str, Any], task: str) -> Any:
 
 @lru_cache(maxsize=4)
 def _load(name: str, revision: str, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise PrerequisiteError(f"no tokenizer at {name!r}: {reason}; give a model folder or a hub name") from error
+    tokenizer = load(name, revision=revision, trust_remote_code=trust_remote_code)
     if not tokenizer.is_fast:
         raise PrerequisiteError(
             f"the tokenizer at {name!r} has no fast version, which tells where tokens lie in a text"
         )
     return tokenizer
+
+
+def load(name: str | Path, advice: str = "give a model folder or a hub name", **options: Any) -> Any:
+    """The tokenizer of a model folder or hub name, by `AutoTokenizer`; `PrerequisiteError` where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, **{key: x for key, x in options.items() if x is not None})
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PrerequisiteError(f"no tokenizer at {str(name)!r} ({reason}); {advice}") from error
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:

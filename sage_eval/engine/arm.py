@@ -12,7 +12,7 @@ from typing import Any, Self
 from sage_eval.engine import coverage as account
 from sage_eval.engine import sampling
 from sage_eval.engine.coverage import Coverage
-from sage_eval.engine.journal import Answer, Journal, Slice, Slices, code_key, digest, fingerprint
+from sage_eval.engine.journal import Answer, Journal, Slices, code_key, digest, fingerprint
 from sage_eval.engine.options import ArmOptions
 from sage_eval.engine.planning import Payloads, check_tokens, group_generations, group_scores
 from sage_eval.engine.requests import (
@@ -186,7 +186,7 @@ class Arm:
         if self.journal:
             drawn = [payload["sampling_params"].get("temperature", 1.0) > 0 for payload in payloads]
             lasting = [index for index in order if not drawn[index]]
-            keys = [digest([(payloads[index], wanted(index))]) for index in lasting]
+            keys = [digest(payloads[index], wanted(index)) for index in lasting]
             self._run_kept(self.journal, keys, payloads, lasting, read, deliver)
             order = [index for index in order if drawn[index]]
         self.coverage += self._ask(payloads, order, lambda index, reply: deliver(index, read(index, reply)))
@@ -225,7 +225,7 @@ class Arm:
             began = time.perf_counter()
             latest = self._ask(payloads, order[start:stop], take)
             seconds = time.perf_counter() - began
-            journal.append(Slice(keys[start:stop], [answers[index] for index in order[start:stop]], latest, seconds))
+            journal.append(keys[start:stop], [answers[index] for index in order[start:stop]], latest, seconds)
             self.coverage += latest
             slices.took(start, stop, seconds)
             start = stop

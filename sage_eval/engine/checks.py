@@ -16,7 +16,7 @@ from sage_eval.store import provenance
 INDEX = "*.safetensors.index.json"
 OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.gguf")
 _AGAIN = "copy or download it again"
-
+HOST = "127.0.0.1"
 
 ON_CPU = (SAGE, "torch_native", "flex_attention")
 """The backends that run without an accelerator, on our platform."""
@@ -48,7 +48,7 @@ def check_before_start(options: ArmOptions) -> Any:
         check_weights(folder)
     for name in ("port", "nccl_port"):
         if name in options.engine:
-            check_port(int(options.engine[name]), name)
+            reserve(int(options.engine[name]), setting=name).close()
     return config
 
 
@@ -143,11 +143,18 @@ def _capability() -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
-def check_port(port: int, name: str = "port") -> None:
-    """Raise `PrerequisiteError` if something listens on `port` already."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise PrerequisiteError(f"{name}={port} is in use; choose another or stop what listens there") from None
+def reserve(port: int = 0, host: str = HOST, setting: str = "port") -> socket.socket:
+    """A socket that keeps a port (0: a free one) from everyone but SGLang, which binds it when the model is loaded.
+
+    While it is open the system hands its port to nobody. Since it does not listen, a server may: like this socket, it
+    sets `SO_REUSEADDR`. Raises `PrerequisiteError` for a port that is taken.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        held.bind((host, port))
+    except OSError as error:
+        held.close()
+        reason = error.strerror or error
+        raise PrerequisiteError(f"host={host}, {setting}={port}: {reason}; choose another port") from None
+    return held

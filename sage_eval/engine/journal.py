@@ -1,7 +1,7 @@
 """Answers kept on disk as they arrive, so that an evaluation that was killed goes on where it was.
 
 The file is append-only: length-prefixed zstd frames, the first with the fingerprint of what answers, each other one
-with a `Slice`: requests, each by its digest, their answers, and the coverage of exactly these. Neither can be in it
+with a slice of the requests: their digests, their answers, and the coverage of exactly these. Neither can be in it
 without the other. A call that asks for more than an earlier one takes from it what they share.
 """
 
@@ -13,8 +13,7 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -69,16 +68,6 @@ Answer = Sequence[Score] | Sequence[Generation]
 """What one payload's reply says: the scores of a group's members, or the one generation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Answers to the payloads whose digests are `keys`, what computing them covered, and how long it took."""
-
-    keys: Sequence[str]
-    answers: Sequence[Answer]
-    coverage: Coverage
-    seconds: float
-
-
 class Journal:
     """The journal at `path` of what `fingerprint` identifies; opened, and made where there is none.
 
@@ -117,13 +106,16 @@ class Journal:
             self._counted.add(place)
             yield known, Coverage(**record["coverage"]) if new else Coverage(), record["seconds"] if new else 0.0
 
-    def append(self, part: Slice) -> None:
-        """Add a slice. It outlives this process, though not a power cut within the next seconds."""
+    def append(self, keys: Sequence[str], answers: Sequence[Answer], coverage: Coverage, seconds: float) -> None:
+        """Add a slice: answers to the payloads with these digests, what computing them covered, how long it took.
+
+        It outlives this process, though not a power cut within the next seconds.
+        """
         record = {
-            "keys": list(part.keys),
-            "answers": [list(map(_plain, answer)) for answer in part.answers],
-            "coverage": dataclasses.asdict(part.coverage),
-            "seconds": part.seconds,
+            "keys": keys,
+            "answers": [list(map(_plain, answer)) for answer in answers],
+            "coverage": dataclasses.asdict(coverage),
+            "seconds": seconds,
         }
         try:
             self._file.seek(0, os.SEEK_END)
@@ -189,16 +181,13 @@ def _restored(plain: Sequence[Any]) -> Any:
     return Score(tuple(logprobs), greedy, lists)
 
 
-def digest(call: Iterable[tuple[Payload, Any]]) -> str:
-    """SHA-256 over all that a call asks for, in its order: payloads, and what of each reply is wanted (for JSON)."""
-    whole = hashlib.sha256()
-    for payload, wanted in call:
-        ids = array("q", payload["input_ids"])
-        rest = {name: value for name, value in payload.items() if name != "input_ids"}
-        text = json.dumps([rest, wanted], sort_keys=True, default=repr).encode()
-        # The lengths keep ids and text apart: no two calls give the same bytes.
-        whole.update(struct.pack("<qq", len(ids), len(text)) + ids.tobytes() + text)
-    return whole.hexdigest()
+def digest(payload: Payload, wanted: Any) -> str:
+    """SHA-256 over a payload, and what of its reply is wanted (for JSON)."""
+    ids = array("q", payload["input_ids"])
+    rest = {name: value for name, value in payload.items() if name != "input_ids"}
+    text = json.dumps([rest, wanted], sort_keys=True, default=repr).encode()
+    # The lengths keep ids and text apart: no two payloads give the same bytes.
+    return hashlib.sha256(struct.pack("<qq", len(ids), len(text)) + ids.tobytes() + text).hexdigest()
 
 
 def fingerprint(*parts: Any) -> str:

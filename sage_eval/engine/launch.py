@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import psutil
 
 from sage_eval.engine import host
 from sage_eval.engine.arm import Arm
+from sage_eval.engine.checks import HOST, check_before_start, reserve
 from sage_eval.engine.client import Client
 from sage_eval.engine.options import ArmOptions
 from sage_eval.engine.post_mortem import last_error
@@ -31,7 +31,6 @@ from sage_eval.engine.server import ServerEngine
 from sage_eval.engine.transport import MAX_IN_FLIGHT
 from sage_eval.errors import EngineError, PrerequisiteError, SageEvalError
 
-HOST = "127.0.0.1"
 START_SECONDS = 1800.0
 """For a model of any size; a server that fails says so at once."""
 DYING_SECONDS = 10.0
@@ -151,22 +150,6 @@ def open_served(
         raise
 
 
-def reserve(port: int = 0, name: str = HOST) -> socket.socket:
-    """A socket that keeps a port (0: a free one) from everyone but SGLang, which binds it when the model is loaded.
-
-    While it is open the system hands its port to nobody. Since it does not listen, a server may: like this socket, it
-    sets `SO_REUSEADDR`. Raises `PrerequisiteError` for a port that is taken.
-    """
-    held = socket.socket()
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        held.bind((name, port))
-    except OSError as error:
-        held.close()
-        raise PrerequisiteError(f"host={name}, port={port}: {error.strerror or error}; choose another port") from None
-    return held
-
-
 def command(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> str:
     """The shell command of a server with these keywords of `ServerArgs`, on any MODEL with its own tokenizer."""
     words = [f"{name}={value}" for name, value in environment.items()]
@@ -187,8 +170,6 @@ def _serve(options: ArmOptions, name: str, port: int, log: str, answer: "connect
     from sglang.srt.entrypoints.http_server import launch_server
     from sglang.srt.plugins import load_plugins
     from sglang.srt.server_args import ServerArgs
-
-    from sage_eval.engine.checks import check_before_start
 
     try:
         check_before_start(options)

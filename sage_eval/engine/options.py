@@ -1,7 +1,6 @@
 """What distinguishes one arm from another, validated before anything heavy starts."""
 
 import os
-from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from sage_eval.attention.settings import ENV_PREFIX, AttentionSettings
 from sage_eval.errors import UsageError
 from sage_eval.parsing import nearest
+from sage_eval.seams import server_arguments
 
 SAGE = "sage_attn"
 RESERVED_TOKENS = 8
@@ -16,6 +16,7 @@ RESERVED_TOKENS = 8
 
 Mode = Literal["fidelity", "throughput"]
 BACKEND_ARGUMENTS = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
+_OWN = ("mode", "max_length", "order_seed")
 _FIDELITY: dict[str, Any] = {"disable_radix_cache": True, "chunked_prefill_size": -1}
 _CPU: dict[str, Any] = {
     "disable_cuda_graph": True,
@@ -54,10 +55,13 @@ class ArmOptions(BaseModel):
         Raises `UsageError` for a name that is none of them (with the nearest that is), and for a `sage_attn` setting
         given to another backend.
         """
-        own = {name: arguments.pop(name) for name in ("mode", "max_length", "order_seed") if name in arguments}
+        own = {name: arguments.pop(name) for name in _OWN if name in arguments}
         settings = {name: arguments.pop(name) for name in AttentionSettings.model_fields if name in arguments}
         engine = {name: value for name, value in arguments.items() if value is not None}
-        _reject_unknown(engine)
+        known = server_arguments()
+        if unknown := next((name for name in engine if name not in known), None):
+            close = nearest(unknown, [*known, *AttentionSettings.model_fields, *_OWN])
+            raise UsageError(f"{unknown!r} is no argument of SGLang's engine or of ours{close}")
         try:
             options = cls(model=model, engine=engine, **own)
         except ValidationError as error:
@@ -130,13 +134,3 @@ class ArmOptions(BaseModel):
             # The window is the model's; only SGLang's reserved places are beyond it, and no token is put there.
             variables["SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"] = "1"
         return variables
-
-
-def _reject_unknown(engine: Mapping[str, Any]) -> None:
-    from sage_eval.seams import server_arguments
-
-    known = server_arguments()
-    for name in engine:
-        if name not in known:
-            candidates = [*known, *AttentionSettings.model_fields, "mode", "max_length", "order_seed"]
-            raise UsageError(f"{name!r} is no argument of SGLang's engine or of ours{nearest(name, candidates)}")

@@ -28,11 +28,16 @@ class Watch:
         self.children: set[Any] = set()
         self._log = log
         self._suspect = threading.Event()
-        _watch(self._suspect)
+        global _default_sigquit  # noqa: PLW0603 - a process has one handler, whoever asks for it
+        if not _suspects and threading.current_thread() is threading.main_thread():
+            _default_sigquit = signal.signal(signal.SIGQUIT, _suspect_all)
+        _suspects.add(self._suspect)
 
     def end(self) -> None:
         """SIGQUIT is as it was, once no other engine is watched either. May be called twice."""
-        _unwatch(self._suspect)
+        _suspects.discard(self._suspect)
+        if not _suspects and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGQUIT, _default_sigquit)
 
     def wait(self, future: "futures.Future[Any]", failure: str) -> Any:
         """The result of `future`; `EngineError` where a child dies meanwhile, or, as `failure`, where it has none."""
@@ -80,16 +85,3 @@ _default_sigquit: Any = signal.SIG_DFL
 def _suspect_all(*_: object) -> None:
     for suspect in list(_suspects):
         suspect.set()
-
-
-def _watch(suspect: threading.Event) -> None:
-    global _default_sigquit  # noqa: PLW0603 - a process has one handler, whoever asks for it
-    if not _suspects and threading.current_thread() is threading.main_thread():
-        _default_sigquit = signal.signal(signal.SIGQUIT, _suspect_all)
-    _suspects.add(suspect)
-
-
-def _unwatch(suspect: threading.Event) -> None:
-    _suspects.discard(suspect)
-    if not _suspects and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGQUIT, _default_sigquit)

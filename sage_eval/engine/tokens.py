@@ -6,7 +6,8 @@ from typing import Any
 
 from lm_eval.models.utils import has_bos_prefix
 
-from sage_eval.errors import DataError, PrerequisiteError, UsageError
+from sage_eval.data import tokenizers
+from sage_eval.errors import DataError, UsageError
 
 
 class Tokens:
@@ -29,15 +30,7 @@ class Tokens:
     @classmethod
     def load(cls, name: str, *, add_bos: bool | None, prefix: int | None, **kwargs: Any) -> "Tokens":
         """The tokenizer of a model folder or hub name; `kwargs` go to `AutoTokenizer.from_pretrained`."""
-        from transformers import AutoTokenizer
-
-        if add_bos is not None:
-            kwargs["add_bos_token"] = add_bos
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, **{k: v for k, v in kwargs.items() if v is not None})
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise PrerequisiteError(f"no tokenizer at {name!r} ({reason}); name one with tokenizer=") from error
+        tokenizer = tokenizers.load(name, "name one with tokenizer=", add_bos_token=add_bos, **kwargs)
         return cls(tokenizer, add_bos=add_bos, prefix=prefix)
 
     @property

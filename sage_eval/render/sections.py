@@ -1,8 +1,7 @@
 """A report is a title and sections of texts, tables, folded parts and figures: as Markdown, HTML or on a terminal."""
 
-import re
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.resources import files
@@ -16,8 +15,6 @@ from sage_eval.render.table import Table
 if TYPE_CHECKING:
     from markupsafe import Markup
     from rich.console import Console
-
-_FOLDED = re.compile(r"^<details><summary>(.*?)</summary>\n(.*?)^</details>$", re.MULTILINE | re.DOTALL)
 
 Part: TypeAlias = Union[str, Table, "Folded"]
 """A `str` is paragraphs of Markdown."""
@@ -91,13 +88,6 @@ class Page:
     figures: dict[str, str] = field(default_factory=dict)
 
 
-def section(name: str, markdown: str, figures: Sequence[Svg] = ()) -> Section:
-    """Of a text that begins with its heading; the headings below move to the third level."""
-    head, _, rest = markdown.lstrip().partition("\n")
-    deeper = re.sub(r"^##? ", "### ", rest, flags=re.MULTILINE)
-    return Section(name, head.lstrip("# "), [deeper.strip()], figures)
-
-
 def brief(sections: Sequence[Section]) -> list[Section]:
     """The sections without what is folded away."""
     return [replace(s, parts=[part for part in s.parts if not isinstance(part, Folded)]) for s in sections]
@@ -136,7 +126,7 @@ def _html(parts: Sequence[Part]) -> "Markup":
     made = Markup("")
     for part in parts:
         if isinstance(part, str):
-            made += text.html(text.minus(part)) if "<details>" not in part else _html(list(_unfold(part)))
+            made += text.html(text.minus(part))
         elif isinstance(part, Table):
             made += tables.html(part)
         else:
@@ -144,13 +134,3 @@ def _html(parts: Sequence[Part]) -> "Markup":
                 text.inline(part.title), _html(part.parts)
             )
     return made
-
-
-def _unfold(markdown: str) -> Iterator[Part]:
-    """A text that folds parts of itself away, as its parts."""
-    # Text, title of a folded part, that part, text, …
-    pieces = _FOLDED.split(markdown)
-    yield pieces[0].replace("<details>", "&lt;details>")
-    for title, part, after in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
-        yield Folded(title, [part.replace("<details>", "&lt;details>")])
-        yield after.replace("<details>", "&lt;details>")

@@ -214,6 +214,6 @@ def test_doses_come_as_a_list():
 @pytest.mark.slow
 def test_a_model_that_cannot_be_stressed_ends_the_comparison_before_an_arm_is_run(tiny, tmp_path):
     """Made in a process of its own, whose error comes back as it is: `model` has no tokenizer, let alone weights."""
-    with pytest.raises(PrerequisiteError, match="no tokenizer in"):
+    with pytest.raises(PrerequisiteError, match="no tokenizer at"):
         runner.compare(tiny(output=tmp_path / "run", arms=("stress=16",)))
     assert not list(tmp_path.rglob("*.json"))

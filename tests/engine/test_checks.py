@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sage_eval.engine.checks import check_before_start, check_port
+from sage_eval.engine.checks import check_before_start, reserve
 from sage_eval.engine.options import ArmOptions
 from sage_eval.errors import DataError, PrerequisiteError, UsageError
 
@@ -66,6 +66,6 @@ def test_a_port_in_use_is_refused_and_a_free_one_is_not(reference_model):
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        with pytest.raises(PrerequisiteError, match=f"nccl_port={port} is in use"):
+        with pytest.raises(PrerequisiteError, match=f"nccl_port={port}: Address already in use"):
             refuse(reference_model, nccl_port=port)
-    check_port(port)
+    reserve(port).close()

@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from sage_eval.engine.launch import HOST, LaunchedServer, _ending, reserve
+from sage_eval.engine.checks import HOST, reserve
+from sage_eval.engine.launch import LaunchedServer, _ending
 from sage_eval.engine.options import ArmOptions
 from sage_eval.errors import PrerequisiteError
 

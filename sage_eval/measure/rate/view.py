@@ -8,6 +8,7 @@ from sage_eval.measure.base import View
 from sage_eval.measure.rate.plan import NEAR, label
 from sage_eval.measure.rate.summary import ENOUGH, GROWTH, LATENCIES, Limit, Run, Summary, limit, summarise
 from sage_eval.render.figures import Drawing, canvas, legend_columns, strokes, svgs
+from sage_eval.render.sections import Folded, Part
 from sage_eval.render.table import MISSING, Table
 from sage_eval.store.record import Record
 
@@ -22,8 +23,8 @@ def view(record: Record[Run]) -> View:
     """The whole record."""
     found = summarise(record)
     limits = [_limit(arm, limit([one for one in found if one.arm == arm])) for arm in record.arms]
-    parts: list[str | Table] = [*facts.head(record), "### Limits\n\n" + "\n".join(filter(None, limits))]
-    parts += [_throughput(found), _latency(found), _notes(record, found), _commands(record)]
+    parts: list[Part] = [*facts.head(record), "### Limits\n\n" + "\n".join(filter(None, limits))]
+    parts += [_throughput(found), _latency(found), _notes(record, found), *_commands(record)]
     name = record.provenance.model.get("name")
     return View(f"Request rates: {name}", [part for part in parts if part], svgs(_drawings(record, found)))
 
@@ -130,10 +131,9 @@ def _warm_up(record: Record[Run]) -> str:
     )
 
 
-def _commands(record: Record[Run]) -> str:
+def _commands(record: Record[Run]) -> list[Part]:
     found = [f"    {arm.command}" for arm in record.arms.values() if arm.command]
-    title = "The same servers by hand"
-    return f"<details><summary>{title}</summary>\n\n" + "\n\n".join(found) + "\n\n</details>" if found else ""
+    return [Folded("The same servers by hand", found)] if found else []
 
 
 def _drawings(record: Record[Run], found: Sequence[Summary]) -> Iterator[Drawing]:
