@@ -46,6 +46,12 @@ def known(
     return options, config, tokens
 
 
+def check_place(base_url: Any, serve: Any) -> None:
+    """Raise `UsageError` where two of them are to answer."""
+    if base_url and serve:
+        raise UsageError("base_url names running servers, and serve=True starts one: give one of them")
+
+
 def window_length(options: ArmOptions, config: Any, tokenizer: Any) -> int:
     """The longest input in tokens: what was asked for, else the model's own window."""
     own = int(resolve_max_length(config, tokenizer, default=DEFAULT_MAX_LENGTH))

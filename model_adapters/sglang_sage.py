@@ -18,16 +18,16 @@ from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from model_adapters._known import DECIDING, checked, claim, known, text_window, window_length
-from model_adapters._places import check_place, opened
+from model_adapters._known import DECIDING, check_place, checked, claim, known, text_window, window_length
 from model_adapters._windows import Truncation, Window
-from sage_eval.engine.arm import Arm, facts
+from sage_eval.engine.arm import Arm, facts, open_arm
 from sage_eval.engine.chat import render
 from sage_eval.engine.client import CONNECTIONS, RETRIES, SILENCE_SECONDS
 from sage_eval.engine.gen_kwargs import generation_defaults, sampling_parameters
 from sage_eval.engine.journal import fingerprint, weights_key
-from sage_eval.engine.launch import START_SECONDS, LaunchedServer
+from sage_eval.engine.launch import START_SECONDS, LaunchedServer, open_served
 from sage_eval.engine.requests import GenerateRequest, Generation, Score, ScoreRequest
+from sage_eval.engine.server import open_server
 from sage_eval.engine.topk import TextWindow
 from sage_eval.errors import UsageError
 from sage_eval.lm_eval_hook import OURS
@@ -106,6 +106,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if not pretrained:
             raise UsageError("which model? pass pretrained=, a folder or a hub name")
+        check_place(base_url, serve)
         if enable_thinking and think_end_token is None:
             raise UsageError("enable_thinking=True needs think_end_token, the end of the part that is not the answer")
         options, config, self.tokens = known(
@@ -126,10 +127,19 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         self._thinking = bool(enable_thinking)
         digits = isinstance(think_end_token, str) and think_end_token.isdigit()
         self._think_end = int(think_end_token) if digits else think_end_token  # type: ignore[arg-type]
-        self.arm: Arm = opened(
-            options, config, self.window, base_url=base_url, served_model=served_model, num_concurrent=num_concurrent,
-            max_retries=max_retries, timeout=timeout, serve=serve, start_timeout=start_timeout, server_log=server_log,
-        )  # fmt: skip
+        size = int(config.get_text_config().vocab_size)
+        self.arm: Arm
+        if base_url is not None:
+            self.arm = open_server(
+                options, base_url, served_model=served_model, vocabulary=size,
+                connections=int(num_concurrent), silence=float(timeout), retries=int(max_retries),
+            )  # fmt: skip
+            self.window.length = min(self.window.length, self.arm.usable_tokens)
+        else:
+            if "context_length" not in options.engine:
+                options = options.model_copy(update={"max_length": self.window.length})
+            log = Path(server_log) if server_log else None
+            self.arm = open_served(options, size, log, float(start_timeout)) if serve else open_arm(options)
         self.server: LaunchedServer | None = getattr(self.arm.transport, "server", None)
         # An engine in process and a server are two arms, each with its own answers.
         self._weights_key = (journal_key or weights_key(pretrained, self._model_sha)) + " served" * bool(serve)
@@ -173,7 +183,6 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int | None:
-        """EOS token id."""
         return self.tokens.eos
 
     @property
@@ -198,11 +207,9 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         return self.tokens.encode(string, add_special_tokens=add_special_tokens)[-(left_truncate_len or 0) :]
 
     def tok_decode(self, tokens: int | Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Text of `tokens`."""
         return self.tokens.decode(tokens, skip_special_tokens=skip_special_tokens)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation as one prompt."""
         return render(
             self.tokenizer, chat_history, add_generation_prompt=add_generation_prompt, more=self._template_args
         )
@@ -233,7 +240,6 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
         }
 
     def close(self) -> None:
-        """Stop the engine. Happens by itself at exit."""
         self.arm.close()
 
     # -- scoring ------------------------------------------------------------------------------------------------

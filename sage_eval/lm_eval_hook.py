@@ -101,6 +101,10 @@ def _register_model(module: ModuleType) -> None:
 
 
 def _add_tasks(module: ModuleType) -> None:
+    from sage_eval.data import tasks_dir
+    from sage_eval.data.loads import find_nltk
+
+    ours = tasks_dir().resolve()
     manager = module.TaskManager
     original = manager.__init__
 
@@ -112,29 +116,12 @@ def _add_tasks(module: ModuleType) -> None:
         if include_defaults:
             given = list(include_path) if isinstance(include_path, (list, tuple)) else [include_path]
             theirs = [path for path in given if path]
-            include_path = [path for path in _our_tasks() if path not in [Path(p).resolve() for p in theirs]] + theirs
+            include_path = theirs if ours in [Path(path).resolve() for path in theirs] else [ours, *theirs]
         include_defaults = include_defaults and not _state["skip_defaults"]
-        _find_nltk()
+        find_nltk()
         original(self, verbosity, include_path, include_defaults, **rest)
 
     manager.__init__ = init
-
-
-def _our_tasks() -> list[Path]:
-    """Our task folder; none, with a warning, where the installation lacks it."""
-    try:
-        from sage_eval.data import tasks_dir
-
-        return [tasks_dir().resolve()]
-    except Exception as error:
-        _warn(error)
-        return []
-
-
-def _find_nltk() -> None:
-    from sage_eval.data.loads import find_nltk
-
-    find_nltk()
 
 
 def _read_local_data(module: ModuleType) -> None:

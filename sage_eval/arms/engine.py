@@ -35,7 +35,6 @@ class EngineHost:
         return coverage.read_counters(self.arm.info()) or {}
 
     def close(self) -> None:
-        """Stop the engine."""
         self.arm.close()
 
 

@@ -76,7 +76,6 @@ class Turns(Generic[W]):
         return [[self.baseline, *others[i : i + size]] for i in range(0, len(others), size)] or [[self.baseline]]
 
     def up(self, names: Sequence[str]) -> list[str]:
-        """The names of those that are up."""
         return [name for name in names if name in self._workers]
 
     def begin(self, names: Sequence[str], *steps: Callable[[W], Any]) -> None:

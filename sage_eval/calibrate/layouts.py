@@ -27,7 +27,6 @@ class Layout(NamedTuple):
     norms: bool = False
 
     def channels(self, pair: int, head_dim: int) -> tuple[int, int]:
-        """The two channels of a pair."""
         return (2 * pair, 2 * pair + 1) if self.interleaved else (pair, pair + head_dim // 2)
 
     def by_pair(self, x: "Tensor") -> "Tensor":

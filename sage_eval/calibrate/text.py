@@ -24,7 +24,6 @@ class Calibration(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Tokens of all windows together."""
         return sum(map(len, self.windows))
 
 

@@ -109,7 +109,3 @@ def _refuse(message: str, code: int = 2) -> int:
 
 def _complain(text: str) -> None:
     sys.stderr.write(f"sage-eval: {text}\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

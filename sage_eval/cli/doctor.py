@@ -1,6 +1,7 @@
 """`sage-eval doctor`: versions, devices, and which attention backends can run here, with the reason where not."""
 
 import json as encoder
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import indent
@@ -94,7 +95,8 @@ def text(found: dict[str, Any]) -> str:
 def _backends(devices: list[dict[str, Any]]) -> dict[str, str | None]:
     """Backend -> None where it can run, else what is missing."""
     missing = next((f"install {name}" for name in ("sglang", "torch") if find_spec(name) is None), None)
-    plugin = None if _plugin_registered() else "sage-eval is not installed here, so SGLang does not find its plugin"
+    plugins = [point.name for point in entry_points(group="sglang.srt.plugins")]
+    plugin = None if "sage_attn" in plugins else "sage-eval is not installed here, so SGLang does not find its plugin"
     no_gpu = None if devices else "needs an NVIDIA GPU"
     capability = float(devices[0]["compute_capability"]) if devices else 0.0
     hopper = None if 9.0 <= capability < 10.0 else "needs a Hopper GPU (compute capability 9.x)"
@@ -108,9 +110,3 @@ def _backends(devices: list[dict[str, Any]]) -> dict[str, str | None]:
         "fa3": missing or no_gpu or hopper,
         "flashinfer": missing or no_gpu or flashinfer,
     }
-
-
-def _plugin_registered() -> bool:
-    from importlib.metadata import entry_points
-
-    return any(point.name == "sage_attn" for point in entry_points(group="sglang.srt.plugins"))

@@ -4,15 +4,12 @@ Plans bring NumPy with them, so the commands are there once `fill` was called: `
 """
 
 import json as encoder
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from sage_eval.cli.flags import ARGV, Json, command, parse, say
 from sage_eval.measure import BENCH, PROBE, instrument
-
-if TYPE_CHECKING:
-    from sage_eval.measure.base import Measurement
 
 bench = typer.Typer(help="Measure speed and memory; engines take turns on one GPU.", no_args_is_help=True)
 probe = typer.Typer(
@@ -32,21 +29,19 @@ def _add(group: typer.Typer, kind: str) -> None:
     made = instrument(kind)
 
     def run(given: dict[str, Any], json: Json = False) -> None:
-        _measure(made, parse(made.plan, given), json=json)
+        from sage_eval.report.measurements import text
+        from sage_eval.store.files import write_bytes
+        from sage_eval.store.provenance import shell
+
+        plan = parse(made.plan, given)
+        record, folder = made.measure(plan, command=shell(ARGV), say=say)
+        view = made.view(record)
+        for svg in view.figures:
+            write_bytes(folder / f"{svg.name}.svg", svg.alone().encode())
+        shown = encoder.dumps(record.model_dump(mode="json"), indent=1) if json else text(view, folded=False)
+        typer.echo(shown, nl=json)
+        say(f"run folder: {folder}")
+        raise typer.Exit(int(made.failed(record, plan)))
 
     run.__doc__ = type(made).__doc__
     group.command(kind)(command(made.plan, run))
-
-
-def _measure(made: "Measurement[Any, Any]", plan: Any, *, json: bool) -> None:
-    from sage_eval.report.measurements import text
-    from sage_eval.store.files import write_bytes
-    from sage_eval.store.provenance import shell
-
-    record, folder = made.measure(plan, command=shell(ARGV), say=say)
-    view = made.view(record)
-    for svg in view.figures:
-        write_bytes(folder / f"{svg.name}.svg", svg.alone().encode())
-    typer.echo(encoder.dumps(record.model_dump(mode="json"), indent=1) if json else text(view, folded=False), nl=json)
-    say(f"run folder: {folder}")
-    raise typer.Exit(int(made.failed(record, plan)))

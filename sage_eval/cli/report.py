@@ -10,10 +10,6 @@ import typer
 from sage_eval.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pydantic import BaseModel
-
     from sage_eval.render.sections import Section
     from sage_eval.store.folder import Run
 
@@ -31,16 +27,34 @@ def report(
     folder. What `probe` and `bench` left there is a section of both reports; a folder with nothing else is shown the
     same way. In a folder that is read-only nothing is written, which is said on stderr; --html still works.
     """
-    from sage_eval.report import measurements as sections
-    from sage_eval.report import pages
+    from sage_eval.compare.run import again
+    from sage_eval.render.sections import Report
+    from sage_eval.report import comparison, measurements, pages
+    from sage_eval.store import load
+    from sage_eval.store.files import plain, write_bytes
     from sage_eval.store.folder import MANIFEST
 
+    def written(whole: Report) -> None:
+        page = pages.write(whole, run) if keep else whole.page()
+        if html:
+            write_bytes(html, page.text.encode())
+
     keep = pages.writable(run)
-    records = sections.read(run)
+    records = measurements.read(run)
     if records and not (run / MANIFEST).exists():
-        _measurements(run, html, records, json=json, keep=keep)
+        whole = Report(run.resolve().name, measurements.sections(run, records))
+        written(whole)
+        if json:
+            typer.echo(encoder.dumps(plain({name: record.model_dump() for name, record in records.items()}), indent=1))
+        else:
+            typer.echo(whole.markdown(), nl=False)
     else:
-        _comparison(run, html, records, json=json, keep=keep)
+        result = again(load(run), keep=keep)
+        if keep or html:  # figures take seconds to draw
+            written(comparison.report(result, measurements.sections(run, records)))
+        show(result, json=json)
+        if keep and records:
+            sys.stderr.write(f"{', '.join(records)}: shown in {run}/report.md and report.html\n")
     if not keep:
         sys.stderr.write(f"{run} is read-only, so nothing was written there; --html PATH writes the page elsewhere\n")
 
@@ -115,41 +129,3 @@ def print_sections(sections: "list[Section]") -> None:
         terminal(sections, Console())
     else:
         typer.echo("\n\n".join(body(section.parts) for section in sections))
-
-
-def _comparison(folder: Path, html: Path | None, records: "Mapping[str, BaseModel]", *, json: bool, keep: bool) -> None:
-    from sage_eval.compare.run import again
-    from sage_eval.report import measurements as sections
-    from sage_eval.report import pages
-    from sage_eval.report.comparison import report as made
-    from sage_eval.store import load
-    from sage_eval.store.files import write_bytes
-
-    run = load(folder)
-    result = again(run, keep=keep)
-    if keep or html:  # figures take seconds to draw
-        whole = made(result, sections.sections(folder, records))
-        page = pages.write(whole, folder) if keep else whole.page()
-        if html:
-            write_bytes(html, page.text.encode())
-    show(result, json=json)
-    if keep and records:
-        sys.stderr.write(f"{', '.join(records)}: shown in {folder}/report.md and report.html\n")
-
-
-def _measurements(
-    folder: Path, html: Path | None, records: "Mapping[str, BaseModel]", *, json: bool, keep: bool
-) -> None:
-    from sage_eval.render.sections import Report
-    from sage_eval.report import measurements as sections
-    from sage_eval.report import pages
-    from sage_eval.store.files import plain, write_bytes
-
-    whole = Report(folder.resolve().name, sections.sections(folder, records))
-    page = pages.write(whole, folder) if keep else whole.page()
-    if html:
-        write_bytes(html, page.text.encode())
-    if json:
-        typer.echo(encoder.dumps(plain({name: record.model_dump() for name, record in records.items()}), indent=1))
-    else:
-        typer.echo(whole.markdown(), nl=False)

@@ -24,9 +24,10 @@ def watch(
     has the folder. Ends with the run: exit code 0 where it is finished (or still going on, looked at once), 1 where it
     broke off.
     """
-    from sage_eval.cli.report import print_sections
+    from sage_eval.cli.report import print_sections, show
     from sage_eval.render.sections import Section
     from sage_eval.report.watch import look, parts, plain
+    from sage_eval.store import load
     from sage_eval.store.files import plain as jsonable
 
     live = sys.stdout.isatty() and not (once or json)
@@ -36,7 +37,8 @@ def watch(
     else:
         print_sections([Section("watch", "", parts(each)) for each in found])
         if found[0].state == "finished" and found[0].what == "Comparison":
-            _result(run)
+            typer.echo()
+            show(load(run), json=False)
     raise typer.Exit(int(any(each.state in ("stopped", "failed") for each in found)))
 
 
@@ -68,12 +70,3 @@ def _until_over(run: Path, every: float) -> "list[Watched]":
                 return found
             live.update(drawn(found), refresh=True)
             time.sleep(every)
-
-
-def _result(run: Path) -> None:
-    """What `compare` printed at its end."""
-    from sage_eval.cli.report import show
-    from sage_eval.store import load
-
-    typer.echo()
-    show(load(run), json=False)

@@ -21,7 +21,6 @@ class File(BaseModel):
 
     @classmethod
     def of(cls, path: Path) -> "File":
-        """Read from disk."""
         with path.open("rb") as file:
             return cls(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
@@ -56,7 +55,6 @@ class Manifest(BaseModel):
             raise DataError(f"{path} is damaged ({reason}): run `sage-eval prepare --data-dir {root}` again") from None
 
     def add(self, root: Path, paths: Iterable[Path]) -> None:
-        """Record files under `root`."""
         self.files |= {path.relative_to(root).as_posix(): File.of(path) for path in paths}
 
     def check_present(self, root: Path) -> None:

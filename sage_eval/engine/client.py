@@ -130,7 +130,6 @@ class Client:
             return []
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._client.aclose()
         for client in self._behind:
             await client.close()

@@ -124,7 +124,6 @@ class Journal:
             self._refuse(error)
 
     def close(self) -> None:
-        """Close the file. May be called twice."""
         self._file.close()
 
     def _index(self, header: bytes) -> None:

@@ -136,7 +136,7 @@ class ServedEngine(ServerEngine):
 
 
 def open_served(
-    options: ArmOptions, *, vocabulary: int | None = None, log: Path | None = None, within: float = START_SECONDS
+    options: ArmOptions, vocabulary: int | None = None, log: Path | None = None, within: float = START_SECONDS
 ) -> Arm:
     """An arm on a server of its own; closing the arm ends it.
 

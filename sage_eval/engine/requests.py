@@ -36,7 +36,6 @@ class Score:
 
     @property
     def total(self) -> float:
-        """Log-probability of the whole continuation."""
         return math.fsum(self.logprobs)
 
 

@@ -35,7 +35,6 @@ class Tokens:
 
     @property
     def eos(self) -> int | None:
-        """EOS token id, if the tokenizer has one."""
         return self.tokenizer.eos_token_id  # type: ignore[no-any-return]
 
     @property
@@ -77,7 +76,6 @@ class Tokens:
             self._prepared.update(zip(batch, map(tuple, found["input_ids"]), strict=True))
 
     def decode(self, tokens: int | Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of `tokens`, or of a single one."""
         ids = tokens if isinstance(tokens, int) else list(tokens)
         return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 

@@ -91,7 +91,6 @@ class Transport(ABC):
             task.cancel()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run `work` on the loop."""
         if self.closed:
             work.close()
             raise EngineError("the engine, or the connection to it, is closed; open the arm again")
