@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 
-def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
+def nearest(name: str, valid: Iterable[str]) -> str:
     """`"; did you mean a, b?"` for the names closest to `name`, or an empty string where none is close."""
-    close = difflib.get_close_matches(name, list(valid), n=count, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(valid))
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 

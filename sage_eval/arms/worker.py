@@ -159,11 +159,11 @@ def log_of(name: str, folder: Path) -> Path:
     return folder / f"{re.sub(r'[^A-Za-z0-9.+_-]+', '-', name)}.log"
 
 
-def last_line(log: Path, window: int = 4096) -> str:
+def last_line(log: Path) -> str:
     """The last non-empty line of a growing log, carriage returns counted as line ends, at most 120 characters."""
     with log.open("rb") as file:
         file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - window))
+        file.seek(max(0, file.tell() - 4096))
         text = file.read().decode("utf-8", "replace").replace("\r", "\n")
     return next((line.strip()[:120] for line in reversed(text.split("\n")) if line.strip()), "")
 

@@ -56,15 +56,9 @@ class Balance(BaseModel):
 def balance(name: str, output: Path, text: Path | None = None, *, tokens: int = WINDOW) -> Balance:
     """Write the balanced checkpoint of the model `name` (folder or hub id) to `output`; returns what was measured.
 
-    Args:
-        name: model folder or hub id.
-        output: a folder to be made.
-        text: calibration text; None takes WikiText-2's validation set.
-        tokens: of each of its two windows.
-
-    Raises:
-        UsageError: an architecture, a dtype or a text that cannot work, or a checkpoint that is balanced already.
-        DataError: one of the checks failed.
+    `text` None takes WikiText-2's validation set; two windows of so many `tokens` are used. `UsageError` for an
+    architecture, a dtype or a text that cannot work, or a checkpoint that is balanced already, `DataError` where one of
+    the checks failed.
     """
     folder = provenance.find_model(name)
     if (folder / RECORD).is_file():

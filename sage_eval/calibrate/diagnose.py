@@ -99,31 +99,24 @@ class Diagnosis(BaseModel):
         """The mean over the layers."""
         return sum(layer.error(variant, length) for layer in self.layers) / len(self.layers)
 
-    def damaged(self, variant: str = "int8-fp16") -> list[int]:
+    def damaged(self) -> list[int]:
         """Layers that carry the damage, worst first: beyond `DAMAGED`, or four times the median layer."""
-        by_layer = sorted(((layer.error(variant), layer.layer) for layer in self.layers), reverse=True)
+        by_layer = sorted(((layer.error("int8-fp16"), layer.layer) for layer in self.layers), reverse=True)
         limit = min(DAMAGED, 4 * by_layer[len(by_layer) // 2][0])
         return [layer for error, layer in by_layer if error > limit]
 
-    def share(self, layer: int, variant: str = "int8-fp16") -> float:
+    def share(self, layer: int) -> float:
         """What share of the squared error, summed over layers, one layer has."""
-        squares = {x.layer: x.error(variant) ** 2 for x in self.layers}
+        squares = {x.layer: x.error("int8-fp16") ** 2 for x in self.layers}
         return squares[layer] / sum(squares.values())
 
 
 def diagnose(name: str, text: Path | None = None, *, tokens: int = WINDOW, divergence: int = 0) -> Diagnosis:
-    """Diagnose the model `name` (folder or hub id).
+    """Diagnose the model `name` (folder or hub id) on two windows of `tokens` tokens, the longest length.
 
-    Args:
-        name: model folder or hub id.
-        text: what to run it on; None takes WikiText-2's validation set.
-        tokens: of each of the two windows: the longest length.
-        divergence: texts of `tokens` tokens on which the divergence is measured, further ones than those two.
-
-    Raises:
-        UsageError: too little text, or attention that SageAttention does not know.
-        PrerequisiteError: a model that cannot be run.
-        DataError: keys that are not finite.
+    `text` None takes WikiText-2's validation set; the divergence is measured on so many further texts. `UsageError` for
+    too little text, or attention that SageAttention does not know, `PrerequisiteError` for a model that cannot be run,
+    `DataError` for keys that are not finite.
     """
     folder = provenance.find_model(name)
     given = two_windows(folder, text, tokens=tokens)

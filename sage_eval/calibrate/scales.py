@@ -24,9 +24,9 @@ GAIN = 0.95
 FP16_MAX = 65_504.0
 
 
-def ends_of(tokens: int, count: int = 4) -> list[int]:
-    """Up to `count` lengths, evenly spread, whose last query blocks stand for a sequence of `tokens`."""
-    step = max(QUERY_BLOCK, tokens // count)
+def ends_of(tokens: int) -> list[int]:
+    """Up to four lengths, evenly spread, whose last query blocks stand for a sequence of `tokens`."""
+    step = max(QUERY_BLOCK, tokens // 4)
     return list(range(step, tokens + 1, step))
 
 
@@ -39,14 +39,9 @@ def errors(
 ) -> "Tensor":
     """Relative L2 error of the definition per end, balance and KV head: [ends, candidates, kv_heads], float32.
 
-    At each end the last 128 queries of a sequence of that length are computed, so a long one costs little.
-
-    Args:
-        seen: a layer, captured.
-        ends: lengths, each at most the sequence's.
-        balances: candidates, [candidates, kv_heads, head_dim]; None is one candidate, the layer as it is.
-        exact: outputs of `exact_outputs` for the same ends, where several calls share them.
-        how: variant and smoothing, for `numerics.attention`.
+    At each end, a length, the last 128 queries of such a sequence are computed, so a long one costs little.
+    `balances` are candidates, [candidates, kv_heads, head_dim]; None is one candidate, the layer as it is. `exact` are
+    the `exact_outputs` for the same ends, where several calls share them; `how` is for `numerics.attention`.
     """
     import torch
 

@@ -57,11 +57,7 @@ def choose(peaks: "Tensor", count: int, *, shared: bool) -> Choice:
 
     With `shared`, all heads take the same pairs (a norm's weight has no heads): those whose worst head needs least. A
     head with little in that pair then sets the scale for all, and the others are stressed harder than they need be.
-
-    Args:
-        peaks: R, [kv_heads, D / 2].
-        count: pairs a head, 1 or 2.
-        shared: whether the heads must agree.
+    `peaks` are R, [kv_heads, D / 2].
     """
     import torch
 
@@ -157,17 +153,10 @@ def stress(
 ) -> Doses:
     """Write `output/stress/<scale>` for each scale (those finished alike stay) and measure the doses.
 
-    Args:
-        name: model folder or hub id.
-        scales: powers of two; 1 is the model itself.
-        output: a run folder, or the folder that is to become one.
-        text: calibration text; None takes WikiText-2's validation set.
-        tokens: of text, at most one window of 2,048.
-        pairs: pairs a head, 1 or 2.
-
-    Raises:
-        UsageError: a scale, an architecture or a dtype that cannot work.
-        DataError: one of the checks failed.
+    The model is `name` (folder or hub id). Scales are powers of two, 1 the model itself; `output` is a run folder, or
+    is to become one. `text` None takes WikiText-2's validation set, `tokens` of it, at most one window; `pairs` are 1
+    or 2 a head. `UsageError` for a scale, an architecture or a dtype that cannot work, `DataError` where one of the
+    checks failed.
     """
     if wrong := [scale for scale in scales if scale < 1 or scale != int(scale) or int(scale) & (int(scale) - 1)]:
         raise UsageError(f"--scale {wrong[0]:g}: a dose is a power of two from 1 on, such as 1,4,16,64")

@@ -31,10 +31,10 @@ _PLAIN = (bool, int, float, str, Path)
 """Types that typer reads by itself; any other one is text, which the field's own validator reads."""
 
 
-def command(plan: type[BaseModel], run: Callable[..., None], *, positional: str = "model") -> Callable[..., None]:
+def command(plan: type[BaseModel], run: Callable[..., None]) -> Callable[..., None]:
     """A function for typer that has a flag for each field of `plan`, and those of `run` besides.
 
-    The field `positional` is an argument. `run` gets what was given, by field, as its first argument; what was not is
+    The field `model` is an argument. `run` gets what was given, by field, as its first argument; what was not is
     left out.
     """
     own = list(inspect.signature(run).parameters.values())[1:]
@@ -56,7 +56,7 @@ def command(plan: type[BaseModel], run: Callable[..., None], *, positional: str 
         run(given, **more)
 
     parameters = [
-        *_parameters(plan, positional),
+        *_parameters(plan),
         *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
     ]
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _parameters(plan: type[BaseModel], positional: str = "", panel: str | None = None) -> Iterator[inspect.Parameter]:
+def _parameters(plan: type[BaseModel], panel: str | None = None) -> Iterator[inspect.Parameter]:
     for name, field in plan.model_fields.items():
         if field.exclude:  # the model decides it: see `Instrument.resolve`
             continue
@@ -115,7 +115,7 @@ def _parameters(plan: type[BaseModel], positional: str = "", panel: str | None =
             metavar=str(more["metavar"]) if "metavar" in more else None,
             rich_help_panel=str(more.get("panel", panel or "")) or None,
         )
-        if name == positional:
+        if name == "model":
             option = typer.Argument(help=text, show_default=False)
         yield inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]

@@ -1,7 +1,6 @@
 """`manifest.json` of a prepared folder: what is in it, where it came from, and the SHA-256 of each file."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -9,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sage_eval.errors import DataError
+from sage_eval.store.files import write_json
 
 NAME = "manifest.json"
 
@@ -70,8 +70,5 @@ class Manifest(BaseModel):
                 raise DataError(f"{root / name} is missing: run `{command}` again")
 
     def write(self, root: Path) -> None:
-        """Replace the folder's manifest; the old one stays whole until the new one is."""
-        new = root / f".{NAME}.new"
-        content = self.model_dump() | {"files": {name: self.files[name].model_dump() for name in sorted(self.files)}}
-        new.write_text(json.dumps(content, indent=1) + "\n")
-        new.replace(root / NAME)
+        self.files = dict(sorted(self.files.items()))
+        write_json(root / NAME, self.model_dump())

@@ -1,8 +1,10 @@
 """WikiText-2 (Merity et al. 2016): the raw file, its documents, and the rows of the hub's line-level table."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sage_eval.data.folder import check_file, data_dir
+from sage_eval.errors import DataError
 
 HUB_LINES = "Salesforce/wikitext"
 HUB_CONFIG = "wikitext-2-raw-v1"
@@ -49,3 +51,14 @@ def load_raw(split: str) -> str:
     from datasets import load_dataset
 
     return raw_from_rows(load_dataset(HUB_LINES, HUB_CONFIG, split=split)["text"])
+
+
+def first_tokens(encode: Callable[[str], Sequence[int]], count: int, tokens: int) -> list[tuple[int, ...]]:
+    """The first `tokens` ids of the first `count` articles of the test set that have as many.
+
+    `DataError` where there are fewer.
+    """
+    found = [tuple(ids[:tokens]) for ids in map(encode, documents(load_raw("test"))) if len(ids) >= tokens][:count]
+    if len(found) < count:
+        raise DataError(f"only {len(found)} documents have {tokens} tokens: ask for fewer --prompts or --tokens")
+    return found

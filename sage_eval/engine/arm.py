@@ -18,11 +18,14 @@ from sage_eval.engine.planning import Payloads, check_tokens, group_generations,
 from sage_eval.engine.requests import (
     GenerateRequest,
     Generation,
+    Payload,
     Reply,
     Score,
     ScoreRequest,
     generate_payload,
     read_generation,
+    read_score,
+    score_payload,
 )
 from sage_eval.engine.transport import Transport
 from sage_eval.errors import CoverageError, PrerequisiteError, UsageError
@@ -94,22 +97,23 @@ class Arm:
         check_tokens((request.context + request.continuation for request in requests), self.vocabulary)
         results: list[Any] = [None] * len(requests)
 
+        def payload(index: int) -> Payload:
+            return score_payload([requests[member] for member in groups[index]], greedy=greedy, top=top)
+
         def read(index: int, reply: Reply) -> list[Score]:
-            group = groups[index]
-            return [group.read(requests[member], reply, greedy=greedy, top=top) for member in group.members]
+            return [read_score(requests[member], reply, greedy=greedy, top=top) for member in groups[index]]
 
         def deliver(index: int, answer: Answer) -> None:
-            for member, score in zip(groups.members(index), answer, strict=True):
+            for member, score in zip(groups[index], answer, strict=True):
                 results[member] = score
                 if on_result:
                     on_result(member, results[member])
 
         def wanted(index: int) -> tuple[bool, list[tuple[int, int]]]:
-            tails = [requests[member].continuation for member in groups.members(index)]
+            tails = [requests[member].continuation for member in groups[index]]
             return greedy, [(len(tail), tail[-1]) for tail in tails]
 
-        payloads = Payloads(lambda index: groups[index].payload(greedy=greedy, top=top), range(len(groups)))
-        self._run(payloads, read, deliver, wanted)
+        self._run(Payloads(payload, range(len(groups))), read, deliver, wanted)
         return results
 
     def generate(

@@ -116,9 +116,9 @@ class LaunchedServer:
 class ServedEngine(ServerEngine):
     """A `ServerEngine` at a server of its own: closing it ends the server, and errors say of what that ended."""
 
-    def __init__(self, server: LaunchedServer, connections: int = MAX_IN_FLIGHT) -> None:
+    def __init__(self, server: LaunchedServer) -> None:
         self.server = server
-        super().__init__(server.url, connections=connections, silence=_SILENCE_SECONDS, retries=_RETRIES)
+        super().__init__(server.url, connections=MAX_IN_FLIGHT, silence=_SILENCE_SECONDS, retries=_RETRIES)
 
     def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
         with self.server.explained():

@@ -1,11 +1,10 @@
 """What distinguishes one arm from another, validated before anything heavy starts."""
 
-import os
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from sage_eval.attention.settings import ENV_PREFIX, AttentionSettings
+from sage_eval.attention.settings import AttentionSettings
 from sage_eval.errors import UsageError
 from sage_eval.parsing import nearest
 from sage_eval.seams import server_arguments
@@ -75,11 +74,7 @@ class ArmOptions(BaseModel):
                     f"{options.backend or 'the default'}; remove them or choose {SAGE}"
                 )
             return options
-        inherited = {
-            name.removeprefix(ENV_PREFIX).lower(): value
-            for name, value in os.environ.items()
-            if name.startswith(ENV_PREFIX)
-        }
+        inherited = AttentionSettings.from_env().model_dump(exclude_unset=True)
         attention = AttentionSettings.from_mapping(inherited | settings)
         if options.mode == "fidelity" and attention.min_tokens:
             raise UsageError(

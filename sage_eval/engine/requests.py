@@ -22,6 +22,11 @@ class ScoreRequest:
     context: tuple[int, ...]
     continuation: tuple[int, ...]
 
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """What enters the model: the last token is only predicted."""
+        return self.context + self.continuation[:-1]
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -59,57 +64,49 @@ class Generation:
     finish_reason: str
 
 
-@dataclass(slots=True)
-class Group:
-    """Score requests that share every token but their last one: one prompt to the engine.
+def score_payload(group: Sequence[ScoreRequest], *, greedy: bool, top: int = 0) -> Payload:
+    """The engine request for score requests of one prompt, whose last tokens' log-probabilities follow it.
 
-    The prompt is `context + continuation[:-1]`. The last tokens never enter the model; their log-probabilities are
-    read from the distribution after the prompt. `start` is the shortest member context's length.
+    `greedy` also asks for the most probable token at each position, `top` for that many.
     """
+    prompt, start = group[0].prompt, min(len(request.context) for request in group)
+    return {
+        "input_ids": list(prompt),
+        "sampling_params": {"max_new_tokens": 0, "temperature": 0.0},
+        "return_logprob": True,
+        # SGLang reports log-probabilities from this position on, the first of them always empty.
+        "logprob_start_len": start - 1 if start < len(prompt) else -1,
+        "top_logprobs_num": max(top, int(greedy)),
+        "token_ids_logprob": sorted({request.continuation[-1] for request in group}),
+        **(topk.REQUEST if top else {}),
+    }
 
-    prompt: tuple[int, ...]
-    start: int
-    members: list[int]
-    last_tokens: set[int]
 
-    def payload(self, *, greedy: bool, top: int = 0) -> Payload:
-        """The engine request; `greedy` also asks for the most probable token at each position, `top` for that many."""
-        return {
-            "input_ids": list(self.prompt),
-            "sampling_params": {"max_new_tokens": 0, "temperature": 0.0},
-            "return_logprob": True,
-            # SGLang reports log-probabilities from this position on, the first of them always empty.
-            "logprob_start_len": self.start - 1 if self.start < len(self.prompt) else -1,
-            "top_logprobs_num": max(top, int(greedy)),
-            "token_ids_logprob": sorted(self.last_tokens),
-            **(topk.REQUEST if top else {}),
-        }
-
-    def read(self, request: ScoreRequest, reply: Reply, *, greedy: bool, top: int = 0) -> Score:
-        """The score of one member. Raises `EngineError` where a log-probability is missing, NaN or infinite."""
-        meta = reply["meta_info"]
-        scored = len(request.continuation) - 1  # tokens of the continuation that are part of the prompt
-        try:
-            after = {token: value for value, token, *_ in meta["output_token_ids_logprobs"][0]}
-            values = [entry[0] for entry in _tail(meta.get("input_token_logprobs"), scored)]
-            values.append(after[request.continuation[-1]])
-            lists = TopK.read(meta, scored) if top else None
-            best: list[Any] = [] if lists is None else lists.logprobs[:, 0].tolist()
-            if greedy and lists is None:
-                best = [entry[0][0] for entry in _tail(meta.get("input_top_logprobs"), scored)]
-                best.append(meta["output_top_logprobs"][0][0][0])
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise EngineError(
-                f"SGLang's reply to a prompt of {len(self.prompt)} tokens lacks logprobs ({error!r})"
-            ) from error
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in (*values, *best)):
-            raise EngineError(
-                f"SGLang returned NaN or missing logprobs for a prompt of {len(self.prompt)} tokens: the attention "
-                "backend or the model's dtype is broken here; try another attention_backend or dtype"
-            )
-        # Both come from one tensor, so the most probable token compares equal to itself, ties included.
-        is_greedy = all(value >= top for value, top in zip(values, best, strict=True)) if greedy else None
-        return Score(tuple(values), is_greedy, lists)
+def read_score(request: ScoreRequest, reply: Reply, *, greedy: bool, top: int = 0) -> Score:
+    """The score of one request. Raises `EngineError` where a log-probability is missing, NaN or infinite."""
+    meta = reply["meta_info"]
+    scored = len(request.continuation) - 1  # tokens of the continuation that are part of the prompt
+    try:
+        after = {token: value for value, token, *_ in meta["output_token_ids_logprobs"][0]}
+        values = [entry[0] for entry in _tail(meta.get("input_token_logprobs"), scored)]
+        values.append(after[request.continuation[-1]])
+        lists = TopK.read(meta, scored) if top else None
+        best: list[Any] = [] if lists is None else lists.logprobs[:, 0].tolist()
+        if greedy and lists is None:
+            best = [entry[0][0] for entry in _tail(meta.get("input_top_logprobs"), scored)]
+            best.append(meta["output_top_logprobs"][0][0][0])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise EngineError(
+            f"SGLang's reply to a prompt of {len(request.prompt)} tokens lacks logprobs ({error!r})"
+        ) from error
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in (*values, *best)):
+        raise EngineError(
+            f"SGLang returned NaN or missing logprobs for a prompt of {len(request.prompt)} tokens: the attention "
+            "backend or the model's dtype is broken here; try another attention_backend or dtype"
+        )
+    # Both come from one tensor, so the most probable token compares equal to itself, ties included.
+    is_greedy = all(value >= top for value, top in zip(values, best, strict=True)) if greedy else None
+    return Score(tuple(values), is_greedy, lists)
 
 
 def _tail(entries: Sequence[Any] | None, count: int) -> Sequence[Any]:

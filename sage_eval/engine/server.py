@@ -175,22 +175,18 @@ def _served(options: ArmOptions, info: Mapping[str, Any]) -> ArmOptions:
             "attention": AttentionSettings.model_validate(settings) if settings else None,
         }
     )
-    told = {**info, **facts(info)}
-    phases = [_backends(options.engine), _backends(info)]
-    pairs = [(name, wanted, phases[1][name]) for name, wanted in phases[0].items() if wanted]
-    pairs += [
-        (name, value, told.get(name))
-        for name, value in options.engine.items()
-        if name not in _LOCAL and name not in BACKEND_ARGUMENTS
-    ]
+    asked = {name: value for name, value in options.engine.items() if name not in (*_LOCAL, *BACKEND_ARGUMENTS)}
+    asked |= {name: backend for name, backend in _backends(options.engine).items() if backend}
     if "mode" in options.model_fields_set:
-        pairs.append(("mode", options.mode, served.mode))
-    for name in options.attention.model_fields_set if options.attention else ():
-        pairs.append((name, getattr(options.attention, name), getattr(served.attention, name, None)))
-    for name, wanted, found in pairs:
-        if str(wanted) != str(found):
+        asked["mode"] = options.mode
+    if options.attention:
+        asked |= options.attention.model_dump(exclude_unset=True)
+    found = {**info, **facts(info), **_backends(info), "mode": served.mode, **(settings or {})}
+    for name, wanted in asked.items():
+        if str(wanted) != str(found.get(name)):
             raise PrerequisiteError(
-                f"{name}={wanted} was asked for, and the server has {found}: it is set where the server is started"
+                f"{name}={wanted} was asked for, and the server has {found.get(name)}: it is set where the server is "
+                "started"
             )
     return served
 

@@ -106,7 +106,7 @@ class Determinism(Instrument[DeterminismPlan, Ways]):
         """All ways of each arm; its `whole` is left in a file, for the distance to the baseline's."""
         import numpy as np
 
-        from sage_eval.data.articles import first_tokens
+        from sage_eval.data.wikitext import first_tokens
         from sage_eval.engine.tokens import Tokens
 
         plan, block, baseline = session.plan, session.block(names), session.turns.baseline

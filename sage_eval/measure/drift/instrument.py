@@ -71,7 +71,7 @@ class DriftProbe(Instrument[DriftPlan, Drift]):
 
     def order(self, session: Session[DriftPlan, Drift], arm: ArmSpec) -> dict[str, Any]:
         """With what its hook is told; the prompts are in a file, which the hook reads too."""
-        from sage_eval.data.articles import first_tokens
+        from sage_eval.data.wikitext import first_tokens
         from sage_eval.engine.tokens import Tokens
 
         plan, baseline = session.plan, session.turns.baseline

@@ -96,8 +96,11 @@ def _requests(prompts: Prompts) -> list[ScoreRequest]:
 
 
 def _plain(arm: Arm, prompts: Prompts) -> Pass:
-    order = group_scores(_requests(prompts), share_prefixes=arm.share_prefixes)
-    payloads: list[Payload] = [{"input_ids": list(group.prompt), "sampling_params": PLAIN} for group in order]
+    requests = _requests(prompts)
+    groups = group_scores(requests, share_prefixes=arm.share_prefixes)
+    payloads: list[Payload] = [
+        {"input_ids": list(requests[first].prompt), "sampling_params": PLAIN} for first, *_ in groups
+    ]
     arm.flush_cache()
     start = time.perf_counter()
     replies: list[Reply] = [reply for _, reply in arm.transport.stream(payloads)]

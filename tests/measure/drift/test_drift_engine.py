@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from sage_eval.data import articles
+from sage_eval.data import wikitext
 from sage_eval.measure.drift.instrument import DriftPlan, DriftProbe
 from sage_eval.measure.drift.lines import OTHER, OWN, SAME
 from sage_eval.measure.drift.record import Latest, mean_l2
@@ -27,7 +27,7 @@ def run(reference_model, prose, tmp_path_factory):
             model_args={"dtype": "bfloat16"}, **more,
         )  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(articles, "first_tokens", lambda *_: prompts)
+            patch.setattr(wikitext, "first_tokens", lambda *_: prompts)
             return DriftProbe().measure(plan)[0]
 
     return measured
