@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import cycle, islice
 from queue import SimpleQueue
 
@@ -21,7 +21,6 @@ def run_jobs(jobs: Sequence[Job], parallel: int, devices: Sequence[str | None] =
     Ctrl-C ends all of them.
     """
     stop = threading.Event()
-    failures: SimpleQueue[Exception] = SimpleQueue()
     slots: SimpleQueue[str | None] = SimpleQueue()
     for device in islice(cycle(devices if parallel > 1 else [None]), parallel):
         slots.put(device)
@@ -37,22 +36,19 @@ def run_jobs(jobs: Sequence[Job], parallel: int, devices: Sequence[str | None] =
             job(device, check)
         except StoppedError:
             pass
-        except Exception as error:
-            # Here and not where it is waited for: by then this thread would have begun the next job.
-            stop.set()
-            failures.put(error)
+        except Exception:
+            stop.set()  # not where it is waited for: by then this thread would have begun the next job
+            raise
         finally:
             slots.put(device)
 
     with ThreadPoolExecutor(parallel, thread_name_prefix="arm") as pool:
         try:
-            for future in [pool.submit(run, job) for job in jobs]:
+            for future in as_completed([pool.submit(run, job) for job in jobs]):
                 future.result()
         except BaseException:  # Ctrl-C comes to this thread alone
             stop.set()
             raise
-    if not failures.empty():
-        raise failures.get()
 
 
 def visible_devices(count: int) -> Sequence[str | None]:

@@ -76,15 +76,13 @@ def run(model: Any, ids: Sequence[int], visit: Visit, **options: Any) -> "Tensor
         return visit(layer)
 
     with torch.inference_mode():
-        logits = model(torch.tensor([list(ids)], device=model.device), use_cache=False, visit=count, **options).logits[
-            0
-        ]
+        found = model(torch.tensor([list(ids)], device=model.device), use_cache=False, visit=count, **options)
     if seen != model.config.num_hidden_layers:
         raise PrerequisiteError(
             f"{seen} of {model.config.num_hidden_layers} layers of this {model.config.model_type} model use the "
             "attention that can be captured: only models whose every layer is softmax attention can be calibrated"
         )
-    return logits  # type: ignore[no-any-return]
+    return found.logits[0]  # type: ignore[no-any-return]
 
 
 def _attend(

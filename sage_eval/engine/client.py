@@ -56,9 +56,7 @@ class Client:
     again after 429, 503 or a lost connection. Raises `UsageError` for what is no address.
     """
 
-    def __init__(
-        self, url: str, connections: int = CONNECTIONS, silence: float = SILENCE_SECONDS, retries: int = RETRIES
-    ) -> None:
+    def __init__(self, url: str, connections: int, silence: float, retries: int) -> None:
         self.url = _checked(url)
         self.in_flight = 0
         """Requests that were sent and not yet answered."""

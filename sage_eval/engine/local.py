@@ -4,7 +4,6 @@ The engine lives on a thread of its own. There SGLang installs no signal handler
 makes it kill the whole process), requests stream back as they finish, and Ctrl-C reaches the caller, not SGLang.
 """
 
-import asyncio
 import atexit
 import contextlib
 import functools
@@ -21,7 +20,7 @@ from sage_eval.engine import host
 from sage_eval.engine.post_mortem import Watch
 from sage_eval.engine.requests import Payload, Reply
 from sage_eval.engine.scheduler import run_scheduler
-from sage_eval.engine.transport import Transport, checked
+from sage_eval.engine.transport import Transport, cancel_others, checked
 from sage_eval.errors import EngineError
 from sage_eval.seams import resolved_arguments
 
@@ -131,10 +130,7 @@ class LocalEngine(Transport):
             return
         started.set_result(engine)
         engine.loop.run_forever()
-        leftover = asyncio.all_tasks(engine.loop)
-        for task in leftover:
-            task.cancel()
-        engine.loop.run_until_complete(asyncio.gather(*leftover, return_exceptions=True))
+        engine.loop.run_until_complete(cancel_others())
 
     async def answer(self, payload: Payload) -> Reply:
         from sglang.srt.managers.io_struct import GenerateReqInput

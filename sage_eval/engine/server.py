@@ -11,7 +11,7 @@ from sage_eval.engine.arm import Arm, facts
 from sage_eval.engine.client import CONNECTIONS, RETRIES, SILENCE_SECONDS, Client
 from sage_eval.engine.options import BACKEND_ARGUMENTS, ArmOptions
 from sage_eval.engine.requests import Payload, Reply
-from sage_eval.engine.transport import Transport
+from sage_eval.engine.transport import Transport, cancel_others
 from sage_eval.errors import EngineError, PrerequisiteError, UsageError
 
 SETTINGS = "sage_attn_settings"
@@ -102,10 +102,7 @@ class ServerEngine(Transport):
         self.loop.close()
 
     async def _end(self) -> None:
-        leftover = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in leftover:
-            task.cancel()
-        await asyncio.gather(*leftover, return_exceptions=True)
+        await cancel_others()
         await asyncio.gather(*(client.close() for client in self._clients))
 
     async def answer(self, payload: Payload) -> Reply:

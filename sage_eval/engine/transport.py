@@ -97,6 +97,14 @@ class Transport(ABC):
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
 
+async def cancel_others() -> None:
+    """End every other task of this loop."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
 def checked(reply: Reply) -> Reply:
     """`reply`; `EngineError` where SGLang gave up on the request."""
     reason = reply["meta_info"].get("finish_reason") or {}
