@@ -62,18 +62,14 @@ def _arm_names(value: Any) -> Any:
     names = split(value)
     for name in names if isinstance(names, list) else ():
         if name.startswith("stress="):
-            _check_dose(name)
+            dose = name.removeprefix("stress=")
+            if not re.fullmatch(r"[1-9]\d{0,4}", dose) or int(dose) & (int(dose) - 1):
+                raise ValueError(f"{name!r}: a dose is a power of two, such as stress=16 (1 is the model itself)")
         elif name not in ARMS and not re.fullmatch(r"floor=\w+(\+\w+)?", name):
             raise ValueError(
                 f"unknown arm {name!r}{nearest(name, ARMS)}; valid: {', '.join(ARMS)}, floor=BACKEND, stress=DOSE"
             )
     return list(dict.fromkeys(names)) if isinstance(names, list) else names
-
-
-def _check_dose(name: str) -> None:
-    dose = name.removeprefix("stress=")
-    if not re.fullmatch(r"[1-9]\d{0,4}", dose) or int(dose) & (int(dose) - 1):
-        raise ValueError(f"{name!r}: a dose is a power of two, such as stress=16 (1 is the model itself)")
 
 
 def _verdicts(value: Any) -> Any:

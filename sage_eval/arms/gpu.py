@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sage_eval.errors import PrerequisiteError
@@ -18,22 +18,17 @@ def _device() -> Iterator[Any]:
     except Exception:  # NVML's own error classes, or no library at all: both mean "no GPU"
         yield None
         return
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    handle = None
     try:
-        yield _first_visible(pynvml)
+        with suppress(pynvml.NVMLError):
+            if first.lstrip("-").isdigit():
+                handle = pynvml.nvmlDeviceGetHandleByIndex(int(first))
+            elif first:  # set, and empty: CUDA sees none
+                handle = pynvml.nvmlDeviceGetHandleByUUID(first)
+        yield None if handle is None else (pynvml, handle)
     finally:
         pynvml.nvmlShutdown()
-
-
-def _first_visible(nvml: Any) -> Any:
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    if not first:  # set, and empty: CUDA sees none
-        return None
-    try:
-        if first.lstrip("-").isdigit():
-            return nvml, nvml.nvmlDeviceGetHandleByIndex(int(first))
-        return nvml, nvml.nvmlDeviceGetHandleByUUID(first)
-    except nvml.NVMLError:
-        return None
 
 
 def state() -> dict[str, Any] | None:

@@ -20,7 +20,8 @@ from sage_eval.errors import SageEvalError
 
 def main(target: str) -> None:
     """Make the object, answer until it is told to close or its parent is gone."""
-    replies, orders = _private_stdout(), _orders()
+    replies, orders = os.fdopen(os.dup(1), "w"), _orders()
+    os.dup2(2, 1)  # stdout is for replies alone: whatever libraries print goes to the log
     worker: Any = None
     try:
         worker = pkgutil.resolve_name(target)(**orders.get())
@@ -47,17 +48,10 @@ def _failure(error: Exception) -> dict[str, str]:
     return {"error": f"{type(error).__name__}: {text}", "type": "EngineError"}
 
 
-def _private_stdout() -> TextIO:
-    """Stdout for answers alone; whatever libraries print goes to the log."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return answers
-
-
-def _say(answers: TextIO, value: dict[str, Any]) -> None:
+def _say(replies: TextIO, value: dict[str, Any]) -> None:
     with contextlib.suppress(BrokenPipeError):  # the parent is gone, and so will this process be
-        answers.write(json.dumps(value, default=str) + "\n")
-        answers.flush()
+        replies.write(json.dumps(value, default=str) + "\n")
+        replies.flush()
 
 
 def _orders() -> "queue.SimpleQueue[dict[str, Any]]":

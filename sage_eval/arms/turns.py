@@ -32,8 +32,7 @@ class Turns(Generic[W]):
     """The workers of the arms `names`, a group at a time. A context manager that ends them all.
 
     `entries` are a record's arms: each has its place there before it is started. `start(name)` makes an arm's worker,
-    which begins in the background; `introduce(worker)` waits until it is ready. `resident` engines share the GPU, and
-    `total` seconds are all there are, by `clock`.
+    which begins in the background. `resident` engines share the GPU, and `total` seconds are all there are, by `clock`.
     """
 
     def __init__(

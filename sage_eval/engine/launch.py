@@ -59,7 +59,10 @@ class LaunchedServer:
         port = self._reserved.getsockname()[1]
         self.url = f"http://{HOST if name == '0.0.0.0' else name}:{port}"
         self._own = log is None
-        self._log = log or _temporary()
+        if log is None:
+            with tempfile.NamedTemporaryFile(prefix="sage-eval-server-", suffix=".log", delete=False) as file:
+                log = Path(file.name)
+        self._log = log
         self._said = self._log.stat().st_size if self._log.exists() else 0
         context = multiprocessing.get_context("spawn")
         answers, answer = context.Pipe(duplex=False)
@@ -190,11 +193,6 @@ def _end_with_parent() -> None:
     connection.wait([parent.sentinel])
     host.kill(host.children())
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _temporary() -> Path:
-    with tempfile.NamedTemporaryFile(prefix="sage-eval-server-", suffix=".log", delete=False) as file:
-        return Path(file.name)
 
 
 def _ending(code: int | None) -> str:
