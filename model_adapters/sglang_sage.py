@@ -25,7 +25,7 @@ from sage_eval.engine.chat import render
 from sage_eval.engine.client import CONNECTIONS, RETRIES, SILENCE_SECONDS
 from sage_eval.engine.gen_kwargs import generation_defaults, sampling_parameters
 from sage_eval.engine.journal import fingerprint, weights_key
-from sage_eval.engine.launch import START_SECONDS, LaunchedServer, open_served
+from sage_eval.engine.launch import START_SECONDS, ServedEngine, open_served
 from sage_eval.engine.requests import GenerateRequest, Generation, Score, ScoreRequest
 from sage_eval.engine.server import open_server
 from sage_eval.engine.topk import TextWindow
@@ -140,7 +140,7 @@ class SGLangSageLM(TemplateLM):  # type: ignore[misc]
                 options = options.model_copy(update={"max_length": self.window.length})
             log = Path(server_log) if server_log else None
             self.arm = open_served(options, size, log, float(start_timeout)) if serve else open_arm(options)
-        self.server: LaunchedServer | None = getattr(self.arm.transport, "server", None)
+        self.server = self.arm.transport if isinstance(self.arm.transport, ServedEngine) else None
         # An engine in process and a server are two arms, each with its own answers.
         self._weights_key = (journal_key or weights_key(pretrained, self._model_sha)) + " served" * bool(serve)
         try:

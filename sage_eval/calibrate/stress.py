@@ -197,10 +197,10 @@ def measure(
     seen: Sequence[Seen], shape: Shape, chosen: Sequence[Choice], scales: Sequence[int], source: str, text: str
 ) -> Doses:
     """The definition's error on captured tensors for 1, the reference scale and each of `scales`."""
-    peaks = [
-        [min(float(block_peaks(layer.k, shape.layout)[h, p]) for p in pairs) for h, pairs in enumerate(choice.pairs)]
-        for layer, choice in zip(seen, chosen, strict=True)
-    ]
+    peaks = []
+    for layer, choice in zip(seen, chosen, strict=True):
+        by_pair = block_peaks(layer.k, shape.layout)
+        peaks.append([float(by_pair[head, pairs].min()) for head, pairs in enumerate(choice.pairs)])
     reference = reference_scale(list(chosen))
     wanted = sorted({1.0, *map(float, scales), *([reference] if reference < FP16_MAX else [])})
     errors: dict[tuple[float, str], list[float]] = {}
@@ -250,9 +250,8 @@ def check(doses: Doses, seen: Sequence[Seen], shape: Shape, chosen: Sequence[Cho
             f"less than {RISE:g}: stress by these pairs would prove nothing on this model"
         )
     for layer, choice in zip(seen, chosen, strict=True):
-        peak = float(
-            stressed_qk(layer.q.float(), layer.k.float(), shape, choice, max(largest, reference))[1].abs().max()
-        )
+        _, k = stressed_qk(layer.q.float(), layer.k.float(), shape, choice, max(largest, reference))
+        peak = float(k.abs().max())
         if not peak <= FP16_MAX:
             raise DataError(
                 f"K of layer {layer.layer} reaches {peak:.3g} under stress, beyond fp16's range: scale less"

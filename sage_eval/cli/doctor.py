@@ -21,25 +21,10 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Say what this machine has, which backends can run on it and, with --bench, which settings to choose."""
-    found = examine(bench)
-    if json:
-        typer.echo(encoder.dumps(found, indent=1))
-    else:
-        typer.echo(text(found))
-    if not any(backend["runs"] for backend in found["backends"]):
-        raise PrerequisiteError("no attention backend can run here: install sglang and torch for this machine")
-
-
-def examine(bench: Path | None = None) -> dict[str, Any]:
-    """Versions, host, devices and backends of this machine, ready for JSON.
-
-    With `bench`, a record of `bench kernels`, also what its times recommend; `PrerequisiteError` where it is missing
-    and there is no GPU to make it.
-    """
     from sage_eval.store import provenance
 
     devices = provenance.devices()
-    return {
+    found: dict[str, Any] = {
         "schema_version": 1,
         "versions": provenance.versions(),
         "host": provenance.host(),
@@ -49,10 +34,16 @@ def examine(bench: Path | None = None) -> dict[str, Any]:
         ],
         "advice": _advice(bench) if bench else None,
     }
+    typer.echo(encoder.dumps(found, indent=1) if json else text(found))
+    if not any(backend["runs"] for backend in found["backends"]):
+        raise PrerequisiteError("no attention backend can run here: install sglang and torch for this machine")
 
 
 def _advice(bench: Path) -> dict[str, Any]:
-    """What `bench` recommends, of which device, and whether it timed today's kernels."""
+    """What `bench` recommends, of which device, and whether it timed today's kernels.
+
+    `PrerequisiteError` where it is missing and there is no GPU to make it.
+    """
     from sage_eval.measure.kernels.cases import CASES, EXACT, OURS
     from sage_eval.measure.kernels.instrument import Kernels, KernelsPlan, Timing
     from sage_eval.measure.kernels.recommend import recommend, text

@@ -18,11 +18,11 @@ def prepare(
 ) -> None:
     """Fetch data sets and a model and pin them by SHA-256; afterwards everything runs with HF_HUB_OFFLINE=1."""
     from sage_eval.data.prepare import prepare as run
-    from sage_eval.parsing import parse_pairs
+    from sage_eval.parsing import parse_pairs, split
 
     given = parse_pairs(task_args)
-    done = run(data_dir, model, datasets=_names(datasets), revision=revision, source=source)
-    if wanted := _names(tasks):
+    done = run(data_dir, model, datasets=split(datasets), revision=revision, source=source)
+    if wanted := split(tasks):
         from sage_eval.compare.fetch import fetch
 
         tokenizer = str(data_dir / done.models[model]) if model else None
@@ -32,7 +32,3 @@ def prepare(
     typer.echo(f"{len(done.files)} files, {sum(file.bytes for file in done.files.values()):,} bytes, all pinned")
     models = "".join(f" compare {data_dir / folder}" for folder in list(done.models.values())[:1])
     sys.stderr.write(f"now: SAGE_EVAL_DATA={data_dir} HF_HUB_OFFLINE=1 sage-eval{models or ' compare MODEL'}\n")
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -12,7 +12,7 @@ from sage_eval.store.folder import QUICK, SPEC, Arm, Run
 from sage_eval.store.spec import ArmSpec
 
 if TYPE_CHECKING:
-    from sage_eval.engine.launch import LaunchedServer
+    from sage_eval.engine.launch import ServedEngine
 
 
 def asked(spec: ArmSpec) -> bool:
@@ -20,7 +20,7 @@ def asked(spec: ArmSpec) -> bool:
     return bool(spec.model_args.get("serve")) and (spec.role in ("baseline", "candidate") or spec.name == "repeat")
 
 
-def ask(server: "LaunchedServer", folder: Path) -> dict[str, float]:
+def ask(server: "ServedEngine", folder: Path) -> dict[str, float]:
     """Ask, unless the folder has the answer, and write it there; what it took, for the arm's `seconds`.
 
     `EngineError` where the server has ended meanwhile: what its arm answered is kept, and the next call asks again.

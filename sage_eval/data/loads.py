@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -29,13 +30,14 @@ Fetch = Callable[[str, Path], str | None]
 """Brings a hub data set of this name into this folder; the answer is its commit."""
 
 
+@dataclass
 class Recording:
     """What `recording` brought into the folder: the commit of each hub data set, None for what was copied."""
 
-    def __init__(self, root: Path, fetch: Fetch, source: Path | None) -> None:
-        self.root, self.source = root, source
-        self._fetch = fetch
-        self.commits: dict[str, str | None] = {}
+    root: Path
+    fetch: Fetch
+    source: Path | None
+    commits: dict[str, str | None] = field(default_factory=dict)
 
     def repository(self, name: str) -> None:
         """Bring a hub data set. A folder under its name is a whole one."""
@@ -43,7 +45,7 @@ class Recording:
         part = target.with_name(f".{target.name}.part")
         part.mkdir(parents=True, exist_ok=True)
         if self.source is None:
-            self.commits[name] = self._fetch(name, part)
+            self.commits[name] = self.fetch(name, part)
         else:
             shutil.copytree(self._there(f"{HUB}/{name}"), part, dirs_exist_ok=True)
             self.commits[name] = None

@@ -43,10 +43,11 @@ _SILENCE_SECONDS = 86_400.0
 T = TypeVar("T")
 
 
-class LaunchedServer:
-    """Serves `options` at `url`; `command` starts the same server by hand. Ready when it is made.
+class ServedEngine(ServerEngine):
+    """A `ServerEngine` at a server of its own, which serves `options` at `url`, and ends when this is closed.
 
-    What it says is added to `log`, by default a file that goes when it is closed. `port` and `host` among the engine's
+    Ready when it is made; `command` starts the same server by hand, and errors say of what the server ended. What it
+    says is added to `log`, by default a file that goes when it is closed. `port` and `host` among the engine's
     arguments are kept to; by default it is a free port of 127.0.0.1. Raises what `check_before_start` does,
     `PrerequisiteError` for a port that is taken, and `EngineError`, with the server's last words, where it ends or is
     not ready `within` so many seconds.
@@ -58,6 +59,7 @@ class LaunchedServer:
         self._reserved = reserve(int(options.engine.get("port", 0)), name)
         port = self._reserved.getsockname()[1]
         self.url = f"http://{HOST if name == '0.0.0.0' else name}:{port}"
+        super().__init__(self.url, connections=MAX_IN_FLIGHT, silence=_SILENCE_SECONDS, retries=_RETRIES)
         self._own = log is None
         if log is None:
             with tempfile.NamedTemporaryFile(prefix="sage-eval-server-", suffix=".log", delete=False) as file:
@@ -81,6 +83,14 @@ class LaunchedServer:
             raise
         self.command: str = reply
 
+    def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
+        with self.explained():
+            yield from super().stream(batch)
+
+    def ask(self, question: Callable[[Client], Coroutine[Any, Any, T]]) -> list[T]:
+        with self.explained():
+            return super().ask(question)
+
     def explain(self, error: str) -> str:
         """Why requests failed by `error`: if the server has ended or is about to, of what."""
         self._process.join(DYING_SECONDS)
@@ -97,15 +107,18 @@ class LaunchedServer:
             raise EngineError(reason) from error
 
     def close(self) -> None:
-        """End it with all its processes, and free its port. May be called twice."""
-        atexit.unregister(self.close)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if self._process.is_alive():
-                host.kill({psutil.Process(self._process.pid)})
-        self._process.join()
-        self._reserved.close()
-        if self._own:
-            self._log.unlink(missing_ok=True)
+        """Close the connections, end the server with all its processes, and free its port. May be called twice."""
+        try:
+            super().close()
+        finally:
+            atexit.unregister(self.close)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if self._process.is_alive():
+                    host.kill({psutil.Process(self._process.pid)})
+            self._process.join()
+            self._reserved.close()
+            if self._own:
+                self._log.unlink(missing_ok=True)
 
     def _last_words(self) -> str:
         """Its last error. SGLang's own last words are that a child has failed; which error it was is further up."""
@@ -116,36 +129,14 @@ class LaunchedServer:
         return last_error(text) or (lines[-1] if lines else _ending(self._process.exitcode))
 
 
-class ServedEngine(ServerEngine):
-    """A `ServerEngine` at a server of its own: closing it ends the server, and errors say of what that ended."""
-
-    def __init__(self, server: LaunchedServer) -> None:
-        self.server = server
-        super().__init__(server.url, connections=MAX_IN_FLIGHT, silence=_SILENCE_SECONDS, retries=_RETRIES)
-
-    def stream(self, batch: Sequence[Payload]) -> Iterator[tuple[int, Reply]]:
-        with self.server.explained():
-            yield from super().stream(batch)
-
-    def ask(self, question: Callable[[Client], Coroutine[Any, Any, T]]) -> list[T]:
-        with self.server.explained():
-            return super().ask(question)
-
-    def close(self) -> None:
-        try:
-            super().close()
-        finally:
-            self.server.close()
-
-
 def open_served(
     options: ArmOptions, vocabulary: int | None = None, log: Path | None = None, within: float = START_SECONDS
 ) -> Arm:
     """An arm on a server of its own; closing the arm ends it.
 
-    `vocabulary` is the number of the model's token ids, the rest as for `LaunchedServer`, which says what is raised.
+    `vocabulary` is the number of the model's token ids, the rest as for `ServedEngine`, which says what is raised.
     """
-    engine = ServedEngine(LaunchedServer(options, log, within))
+    engine = ServedEngine(options, log, within)
     try:
         return Arm(options, engine, vocabulary)
     except BaseException:

@@ -7,7 +7,6 @@ makes it kill the whole process), requests stream back as they finish, and Ctrl-
 import atexit
 import contextlib
 import functools
-import logging
 import tempfile
 import threading
 import time
@@ -25,8 +24,6 @@ from sage_eval.errors import EngineError
 from sage_eval.seams import resolved_arguments
 
 _IDLE_SECONDS = 60
-
-logger = logging.getLogger(__name__)
 
 
 class LocalEngine(Transport):

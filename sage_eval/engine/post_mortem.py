@@ -13,11 +13,10 @@ from typing import Any
 
 from sage_eval import errors
 from sage_eval.engine import host
-from sage_eval.errors import EngineError, SageEvalError
+from sage_eval.errors import EngineError
 
 _POLL_SECONDS = 0.5
 _DYING_SECONDS = 5
-_OURS = {name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, SageEvalError)}
 _EXCEPTION = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt))(?:: (.*))?$")
 
 
@@ -73,7 +72,7 @@ def last_error(log: str) -> str | None:
     for line in reversed(log.splitlines()):
         if match := _EXCEPTION.match(line.strip()):
             name, text = match.groups()
-            return text if name in _OURS and text else line.strip()
+            return text if text and hasattr(errors, name) else line.strip()
     return None
 
 

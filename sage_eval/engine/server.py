@@ -4,6 +4,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sage_eval.attention.settings import AttentionSettings
@@ -65,12 +66,19 @@ class ServerEngine(Transport):
         changed since the first call.
         """
         told = {url: info for found in self.ask(lambda client: client.infos()) for url, info in found.items()}
-        infos = list(told.values())
+        first, infos = next(iter(told)), list(told.values())
         for url, info in told.items():
             now = {name: info.get(name) for name in _IDENTITY}
-            if self._identity is None:
-                self._identity = now
-            _compare(self._identity, now, url, next(iter(told)))
+            known = self._identity = self._identity or now
+            name = next((name for name in _IDENTITY if known[name] != now[name]), None)
+            if name and url == first:
+                raise EngineError(
+                    f"the server at {url} has changed: its {name} was {known[name]!r} and is {now[name]!r}"
+                )
+            if name:
+                raise PrerequisiteError(
+                    f"the servers are not alike: {name} is {known[name]!r} at {first} and {now[name]!r} at {url}"
+                )
         return {
             **infos[0],
             "max_req_input_len": min(info["max_req_input_len"] for info in infos),
@@ -135,29 +143,14 @@ def open_server(
         raise
 
 
-def _compare(expected: Mapping[str, Any], now: Mapping[str, Any], url: str, first: str) -> None:
-    name = next((name for name in _IDENTITY if expected[name] != now[name]), None)
-    if name is None:
-        return
-    if url == first:
-        raise EngineError(f"the server at {url} has changed: its {name} was {expected[name]!r} and is {now[name]!r}")
-    raise PrerequisiteError(
-        f"the servers are not alike: {name} is {expected[name]!r} at {first} and {now[name]!r} at {url}"
-    )
-
-
 def _check_model(wanted: str, info: Mapping[str, Any]) -> None:
     """By name: the server's path or name of its model, or the last part of either."""
     told = [str(info[name]) for name in ("served_model_name", "model_path") if info.get(name)]
-    if not {wanted.rstrip("/"), _last(wanted)} & {*told, *map(_last, told)}:
+    if not {wanted.rstrip("/"), Path(wanted).name} & {*told, *(Path(name).name for name in told)}:
         raise PrerequisiteError(
             f"the server serves the model {told[0] if told else '?'}, not {wanted}; if that is the same model by "
             f"another name, say served_model={told[0] if told else 'NAME'}"
         )
-
-
-def _last(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2]
 
 
 def _served(options: ArmOptions, info: Mapping[str, Any]) -> ArmOptions:

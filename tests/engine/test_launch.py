@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from sage_eval.engine.checks import HOST, reserve
-from sage_eval.engine.launch import LaunchedServer, _ending
+from sage_eval.engine.launch import ServedEngine, _ending
 from sage_eval.engine.options import ArmOptions
 from sage_eval.errors import PrerequisiteError
 
@@ -31,7 +31,7 @@ def test_a_given_port_that_is_taken_is_refused_before_anything_starts(tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(PrerequisiteError, match=f"port={port}: Address already in use; choose another port"):
-            LaunchedServer(ArmOptions.from_arguments("model", port=port), tmp_path / "log.txt")
+            ServedEngine(ArmOptions.from_arguments("model", port=port), tmp_path / "log.txt")
     assert not (tmp_path / "log.txt").exists()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from sage_eval.arms.engine import engine_info
 from sage_eval.engine import coverage
-from sage_eval.engine.launch import LaunchedServer, ServedEngine
+from sage_eval.engine.launch import ServedEngine
 from sage_eval.engine.options import ArmOptions
 
 LOG = Path("/proc/self/fd/2")
@@ -16,15 +16,15 @@ class RateServer:
     """Serves at `address`. Whatever fails because the server has ended says why it has."""
 
     def __init__(self, model: str, arguments: dict[str, Any]) -> None:
-        self._engine = ServedEngine(LaunchedServer(ArmOptions.from_arguments(model, **arguments), LOG.resolve()))
+        self._engine = ServedEngine(ArmOptions.from_arguments(model, **arguments), LOG.resolve())
 
     def introduction(self) -> dict[str, Any]:
         """Fields of a `store.record.ArmEntry`."""
-        return {"engine": engine_info(self._engine.info()), "command": self._engine.server.command}
+        return {"engine": engine_info(self._engine.info()), "command": self._engine.command}
 
     def address(self) -> str:
         """Where the server listens."""
-        return self._engine.server.url
+        return self._engine.url
 
     def freeze_gc(self) -> None:
         """Have its processes leave what they hold now out of garbage collection."""
@@ -36,7 +36,7 @@ class RateServer:
 
     def explain(self, error: str) -> str:
         """Why requests failed by `error`: if the server has ended or is about to, of what."""
-        return self._engine.server.explain(error)
+        return self._engine.explain(error)
 
     def close(self) -> None:
         """End the server; its own processes end with it."""
