@@ -75,15 +75,13 @@ def run_lm_eval(argv: Sequence[str]) -> int:
 
 def _tasks_of(argv: Sequence[str]) -> list[str]:
     """The names after `--tasks`, in any of the forms that lm-eval takes; empty where a name cannot be told."""
-    names: list[str] = []
-    taking = False
-    for argument in argv:
-        value = argument
-        if argument.startswith("-"):
-            flag, _, value = argument.partition("=")
-            taking = flag in ("--tasks", "-t")
-        if taking:
-            names += [name for name in value.split(",") if name]
+    import argparse
+
+    from sage_eval.parsing import split
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--tasks", "-t", nargs="*", action="extend", default=[])
+    names: list[str] = split(parser.parse_known_args(argv)[0].tasks)
     return names
 
 

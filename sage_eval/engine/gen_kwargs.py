@@ -34,7 +34,11 @@ def sampling_parameters(
     if not isinstance(gen_kwargs, Mapping):
         raise UsageError(f"generation arguments must be a mapping, not {type(gen_kwargs).__name__}")
     given = {name: value for name, value in gen_kwargs.items() if value is not None}
-    given["until"] = _stops(given.get("until"))
+    until = given.get("until", [])
+    stops = [until] if isinstance(until, str) else until
+    if not isinstance(stops, list | tuple) or not all(isinstance(stop, str) for stop in stops):
+        raise UsageError(f"until={until!r}: must be a text or a list of texts")
+    given["until"] = list(stops)
     try:
         kwargs = dict(normalize_gen_kwargs(given, default_max))
     except (TypeError, ValueError) as error:
@@ -61,13 +65,6 @@ def sampling_parameters(
     found = {**kwargs, "temperature": temperature, "max_new_tokens": max_new, "stop": [text for text in until if text]}
     sampling.check(found)
     return found, until
-
-
-def _stops(until: Any) -> list[str]:
-    stops = [until] if isinstance(until, str) else list(until or []) if isinstance(until, list | tuple | None) else None
-    if stops is None or not all(isinstance(stop, str) for stop in stops):
-        raise UsageError(f"until={until!r}: must be a text or a list of texts")
-    return stops
 
 
 SAMPLED = ("temperature", "top_p", "top_k", "min_p")

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sage_eval.attention.settings import AttentionSettings
 from sage_eval.errors import UsageError
@@ -42,7 +42,7 @@ class ArmOptions(BaseModel):
 
     model: str
     mode: Mode = "fidelity"
-    max_length: int | None = None
+    max_length: int | None = Field(None, ge=2)
     order_seed: int | None = None
     attention: AttentionSettings | None = None
     engine: dict[str, Any] = {}
@@ -87,8 +87,6 @@ class ArmOptions(BaseModel):
     def _one_length(self) -> Self:
         if self.max_length is not None and "context_length" in self.engine:
             raise UsageError("max_length and context_length are both given; max_length alone is enough")
-        if self.max_length is not None and self.max_length < 2:
-            raise UsageError(f"max_length={self.max_length}: at least 2 tokens are needed")
         return self
 
     @property
