@@ -104,7 +104,7 @@ def test_a_port_in_use_is_named(reference_model, tmp_path):
         done = in_a_process(reference_model, "--tasks", TINY.format("choice"), "--output", tmp_path / "run",
                             "--model-args", f"nccl_port={port}")  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"nccl_port={port} is in use" in one_line(done.stderr.splitlines()[-1])
+    assert f"nccl_port={port}: Address already in use" in one_line(done.stderr.splitlines()[-1])
 
 
 @pytest.mark.slow

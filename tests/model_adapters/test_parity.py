@@ -14,7 +14,7 @@ TIE = 1e-4  # two best log-probabilities closer than this may change places
 
 pytestmark = pytest.mark.engine
 sizes = pytest.mark.parametrize(
-    "count", [pytest.param(16, id="short"), pytest.param(220, id="full", marks=pytest.mark.slow)]
+    "count", [pytest.param(16, id="short"), pytest.param(100, id="full", marks=pytest.mark.slow)]
 )
 
 
