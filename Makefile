@@ -16,10 +16,11 @@ demo: $(INSTALLED)
 	    --tasks sage_prose,sage_retrieval_kv --task-args 'lengths=[512],depths=3,samples=20,near=8' \
 	    --margin sage_retrieval_kv=0.1 --no-calibrate --arms control --output results/demo --fresh
 
-# Under ten minutes on two cores; no GPU, no network. A file stays in one process, as its tests share an engine.
+# Under ten minutes on two cores; no GPU, no network. TESTS are folders and files, by default all. A file stays in one
+# process, as its tests share an engine.
 # One thread each: PyTorch's threads of two processes would wait for one another.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -m "not gpu and not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: test-simulations test-engines test-timed
 
