@@ -84,7 +84,7 @@ def test_a_cut_data_file_is_named(call, wordy, tmp_path, monkeypatch):
 
 def in_a_process(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "sage_eval.cli.app", "compare", *map(str, arguments)],
+        [sys.executable, "-m", "sage_eval.cli", "compare", *map(str, arguments)],
         capture_output=True, text=True, cwd=ROOT, timeout=300, check=False,
     )  # fmt: skip
 

@@ -177,7 +177,7 @@ def test_requests_that_are_refused_or_die_with_their_server_fail_and_say_so(mode
 
 def test_when_the_command_is_killed_its_servers_end_too(model, tmp_path):
     command = [
-        sys.executable, "-m", "sage_eval.cli.app", "bench", "rate", str(model), "--arms", ARMS, "--rates", "1",
+        sys.executable, "-m", "sage_eval.cli", "bench", "rate", str(model), "--arms", ARMS, "--rates", "1",
         "--resident", "2", "--input-tokens", "32", "--output-tokens", "4", "--output", str(tmp_path / "run"),
     ]  # fmt: skip
     process = subprocess.Popen(
