@@ -28,11 +28,11 @@ test-slow: test-simulations test-engines test-timed
 test-simulations: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not engine and not gpu" -n 2 --dist loadfile
 
-TIMED := tests/engine tests/measure/rate tests/measure/serving
+TIMED := tests/engine tests/measure tests/compare/test_engine_servers.py
 test-engines: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and engine and not gpu" -n 2 --dist loadfile $(TIMED:%=--ignore=%)
 
-# One at a time: they start several engines, or watch a machine that is otherwise idle.
+# One at a time: they start several engines, or watch a machine that is otherwise idle. Half an hour to one.
 test-timed: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow and engine and not gpu" $(TIMED)
 
