@@ -28,11 +28,11 @@ test-slow: test-simulations test-engines test-timed
 test-simulations: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not engine and not gpu" -n 2 --dist loadfile
 
-TIMED := tests/engine tests/measure tests/compare/test_engine_servers.py
+TIMED := tests/engine tests/measure tests/compare/test_engine_servers.py tests/report/test_watch.py
 test-engines: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and engine and not gpu" -n 2 --dist loadfile $(TIMED:%=--ignore=%)
 
-# One at a time: they start several engines, or watch a machine that is otherwise idle. Half an hour to one.
+# One at a time: they start several engines, kill them midway, or want a machine that is idle. An hour or two.
 test-timed: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow and engine and not gpu" $(TIMED)
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sage_eval.cli import main
@@ -71,8 +72,14 @@ class TestComparison:
         seen["candidate"] = until(
             process, lambda found: states(found)[1:] == ["running"] and (found.arms[1].done or 0) >= 80
         )
+        # It stands still while another process looks, which may take longer than what is left of the run.
+        family = psutil.Process(process.pid).children(recursive=True)
+        for each in (process, *family):
+            os.kill(each.pid, signal.SIGSTOP)
         seen["code"], seen["page"] = watch(output)
         process.kill()
+        for each in family:
+            os.kill(each.pid, signal.SIGCONT)
         process.wait()
         seen["killed"], seen["folder"] = look(output)[0], output.with_name("killed")
         shutil.copytree(output, seen["folder"])
