@@ -114,7 +114,7 @@ def terminal(sections: Sequence[Section], console: "Console") -> None:
 
 def _markdown(part: Part, heading: str) -> str:
     if isinstance(part, str):
-        return text.minus(part).strip()
+        return text.minus(part).strip("\n")
     if isinstance(part, Table):
         return tables.markdown(part, heading).strip()
     return f"<details><summary>{part.title}</summary>\n\n{body(part.parts, heading)}\n\n</details>"
