@@ -26,7 +26,7 @@ test-slow: test-simulations test-engines test-timed
 
 # Simulations, an interpreter of kernels, a training: they need cores and nothing else.
 test-simulations: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not engine and not gpu" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -m "slow and not engine and not gpu" -n 2 --dist loadfile
 
 TIMED := tests/engine tests/measure tests/compare/test_engine_servers.py tests/report/test_watch.py
 test-engines: $(INSTALLED)

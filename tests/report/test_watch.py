@@ -1,5 +1,6 @@
 """`sage-eval watch` on the folders of real runs: at work, killed, gone on with, finished; and on damaged ones."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -79,7 +80,8 @@ class TestComparison:
         seen["code"], seen["page"] = watch(output)
         process.kill()
         for each in family:
-            os.kill(each.pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # the first to wake end the others
+                os.kill(each.pid, signal.SIGCONT)
         process.wait()
         seen["killed"], seen["folder"] = look(output)[0], output.with_name("killed")
         shutil.copytree(output, seen["folder"])
